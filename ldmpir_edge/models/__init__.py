@@ -1,0 +1,1 @@
+"""LDM-PIR in PyTorch: the U-Net, the Krylov-subspace modules and the bridge sampler."""

@@ -1,0 +1,49 @@
+"""Architecture of a model: what model.toml states and weights must fit."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ldmpir_edge.errors import UsageError
+
+
+class ModelConfig(BaseModel):
+    """Shape of the network and constants of the bridge.
+
+    Parameters
+    ----------
+    widths
+        Channels of each level, finest (half the image size) first.
+    embedding
+        Channels of the embedding of time, noise level and task.
+    n_cg
+        Conjugate-gradient iterations of the data-consistency step.
+    lambda_min
+        Lower bound of the learned λ; half-precision networks diverge below 0.01.
+    sigma_bridge
+        Noise of the bridge, in image units, at its middle (times 1/2).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    widths: tuple[int, ...] = (48, 80, 120, 160)
+    embedding: int = Field(default=64, gt=0)
+    n_cg: int = Field(default=4, gt=0)
+    lambda_min: float = Field(default=0.01, gt=0)
+    sigma_bridge: float = Field(default=0.05, ge=0)
+
+
+PRESETS: dict[str, ModelConfig] = {"ldmpir-2m": ModelConfig()}
+
+
+def preset(name: str) -> ModelConfig:
+    """Return the named architecture.
+
+    Raises
+    ------
+    UsageError
+        There is no such preset.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"no model preset {name!r}; known: {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,86 @@
+"""LDM-PIR: one measurement-conditioned bridge step, with weights shared by all steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ldmpir_edge.models.config import ModelConfig
+from ldmpir_edge.models.ksm import data_consistency, krylov_features, normal_operator
+from ldmpir_edge.models.unet import UNet
+from ldmpir_edge.physics.problem import MODALITIES, TASKS, Family
+
+NOISE_FLOOR = 1e-4
+"""Noise levels below this are all "no noise" to the network."""
+LOG_LAMBDA_LIMIT = 5.0
+
+
+class LdmPir(nn.Module):
+    """Predict the clean image from a bridge state, and make it consistent with the data.
+
+    The network sees x_t, x1 and the Krylov vectors; it answers with a correction of x_t.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        n_conditions = 2 + len(TASKS) + len(MODALITIES)
+        self.conditioning = nn.Sequential(
+            nn.Linear(n_conditions, config.embedding),
+            nn.SiLU(),
+            nn.Linear(config.embedding, config.embedding),
+            nn.SiLU(),
+        )
+        self.log_lambda = nn.Linear(config.embedding, 1)
+        nn.init.zeros_(self.log_lambda.weight)
+        nn.init.constant_(self.log_lambda.bias, math.log(0.1))
+        self.unet = UNet(8, 2, config.widths, config.embedding)
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: float | Tensor,
+        x1: Tensor,
+        b: Tensor,
+        noise_level: Tensor,
+        condition: Tensor,
+        family: Family,
+        tables: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Return x0_hat after data consistency.
+
+        Parameters
+        ----------
+        x_t, x1, b
+            `(B, 2, H, W)`: bridge state, classical estimate and Aᴴy.
+        t
+            Bridge time in (0, 1]; 1 is the classical estimate, 0 the clean image.
+        noise_level
+            `(B,)`, measurement noise.
+        condition
+            `(B, 7)`, task and modality.
+        family, tables
+            The normal operator.
+        """
+        features = krylov_features(x_t, b, normal_operator(family, tables))
+        embedding = self.embed(t, noise_level, condition)
+        correction = self.unet(torch.cat([x_t, x1, features], dim=1), embedding)
+        log_lambda = torch.clamp(self.log_lambda(embedding), -LOG_LAMBDA_LIMIT, LOG_LAMBDA_LIMIT)
+        lam = self.config.lambda_min + torch.exp(log_lambda)[:, :, None, None]
+        return data_consistency(x_t + correction, b, lam, family, tables, self.config.n_cg)
+
+    def embed(self, t: float | Tensor, noise_level: Tensor, condition: Tensor) -> Tensor:
+        """Return the `(B, embedding)` conditioning of time, noise level and task."""
+        # The level's logarithm, brought to about [-1, 1] between no noise and noise of one.
+        level = 1 + torch.log10(noise_level + NOISE_FLOOR)[:, None] / 2
+        time = t * torch.ones_like(level)
+        out: Tensor = self.conditioning(torch.cat([time, level, condition], dim=1))
+        return out
+
+
+def n_parameters(model: nn.Module) -> int:
+    """Count the trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

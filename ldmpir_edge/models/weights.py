@@ -1,0 +1,60 @@
+"""Weights on disk: safetensors beside a model.toml that states the architecture."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ldmpir_edge.errors import BundleError
+from ldmpir_edge.models.config import ModelConfig
+from ldmpir_edge.models.ldmpir import LdmPir
+
+
+def save_weights(model: LdmPir, path: Path) -> None:
+    """Write the weights as safetensors, with the architecture in the metadata."""
+    temporary = path.with_suffix(".tmp")
+    tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    save_file(tensors, temporary, metadata={"config": model.config.model_dump_json()})
+    temporary.replace(path)
+
+
+def load_weights(path: Path) -> LdmPir:
+    """Read a model from safetensors written by `save_weights`, in evaluation mode.
+
+    Raises
+    ------
+    BundleError
+        The file is missing, damaged, or its tensors do not fit its architecture.
+    """
+    try:
+        with safe_open(path, framework="pt") as f:
+            metadata = f.metadata() or {}
+            tensors: dict[str, torch.Tensor] = {name: f.get_tensor(name) for name in f.keys()}
+        model = LdmPir(ModelConfig(**json.loads(metadata["config"])))
+        model.load_state_dict(tensors)
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as err:
+        raise BundleError(
+            f"cannot load weights from {path}: {err}; train them with 'ldmpir-edge train' "
+            "or restore the released file"
+        ) from err
+    return model.eval()
+
+
+def read_model_toml(folder: Path) -> ModelConfig:
+    """Read the architecture from `folder/model.toml`.
+
+    Raises
+    ------
+    BundleError
+        The file is missing or is not valid.
+    """
+    path = folder / "model.toml"
+    try:
+        return ModelConfig(**tomllib.loads(path.read_text())["architecture"])
+    except (OSError, KeyError, ValueError) as err:
+        raise BundleError(f"cannot read the architecture from {path}: {err}") from err

@@ -1,0 +1,1 @@
+"""Acquisition models (Cartesian MRI, Radon, inpainting, super-resolution) and their noise."""

@@ -1,0 +1,56 @@
+"""Conjugate gradients with a fixed number of iterations, fit for an ONNX graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from array_api_compat import array_namespace
+
+from ldmpir_edge.physics.linear_op import Array
+
+TINY = 1e-20
+"""Added to denominators: a solved system then takes steps of zero instead of 0/0."""
+
+
+def conjugate_gradient(
+    normal: Callable[[Array], Array], b: Array, x0: Array, n_iterations: int
+) -> Array:
+    """Solve N x = b for a positive definite N, from x0, in exactly `n_iterations` steps.
+
+    There is no data-dependent stop, so that the unrolled graph is the same for every scan.
+    Inner products are real, over all axes but the first (real and imaginary planes together).
+
+    Parameters
+    ----------
+    normal
+        The map x → N x on `(B, 2, H, W)` arrays.
+    b, x0
+        `(B, 2, H, W)` real.
+    n_iterations
+        Number of applications of `normal` after the first residual.
+
+    Returns
+    -------
+        `(B, 2, H, W)`, the last iterate.
+
+    Source: Hestenes and Stiefel, J. Res. NBS 49(6), 1952.
+    """
+    x = x0
+    residual = b - normal(x)
+    direction = residual
+    energy = _dot(residual, residual)
+    for i in range(n_iterations):
+        image = normal(direction)
+        step = energy / (_dot(direction, image) + TINY)
+        x = x + step * direction
+        if i + 1 == n_iterations:
+            break
+        residual = residual - step * image
+        new_energy = _dot(residual, residual)
+        direction = residual + (new_energy / (energy + TINY)) * direction
+        energy = new_energy
+    return x
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return array_namespace(a).sum(a * b, axis=(1, 2, 3), keepdims=True)

@@ -1,0 +1,188 @@
+"""Denoising, inpainting and super-resolution of one real image as engine problems."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ldmpir_edge.errors import ScanDataError
+from ldmpir_edge.physics.padding import pad_image, to_planes
+from ldmpir_edge.physics.problem import Modality, Problem
+from ldmpir_edge.physics.superresolution import decimation_matrix
+
+HU_SCALE, HU_OFFSET = 2000.0, -1000.0
+"""CT images: an engine value of 0 is air (-1000 HU), 1 is +1000 HU."""
+
+
+def build_denoise_problem(
+    image: NDArray[np.float32], modality: Modality, noise_level: float | None = None
+) -> Problem:
+    """State the denoising of a real `(H, W)` image (HU for CT, any unit for MR).
+
+    `noise_level` is the noise's standard deviation in the image's unit; None estimates it.
+
+    Raises
+    ------
+    ScanDataError
+        The image is constant.
+    """
+    scale, offset = image_scaling(image, modality)
+    scaled = ((image - offset) / scale).astype(np.float32)
+    level = estimate_noise_level(scaled) if noise_level is None else noise_level / scale
+    mask = np.ones_like(scaled)
+    return _pointwise(scaled, mask, scaled, "denoise", modality, level, scale, offset)
+
+
+def build_inpaint_problem(
+    image: NDArray[np.float32],
+    known: NDArray[np.bool_],
+    modality: Modality,
+    noise_level: float | None = None,
+) -> Problem:
+    """State the filling of the pixels of a real `(H, W)` image where `known` is False.
+
+    `noise_level` as for denoising; None takes that of a nearly noise-free image.
+
+    Raises
+    ------
+    ScanDataError
+        No pixel is known, or the known ones are constant.
+    """
+    if not known.any():
+        raise ScanDataError("no pixel is known: inpainting needs some; check the missing-pixel mask")
+    scale, offset = image_scaling(image[known], modality)
+    scaled = np.where(known, (image - offset) / scale, 0).astype(np.float32)
+    filled = fill_missing(scaled, known)
+    level = 1e-3 if noise_level is None else noise_level / scale
+    mask = known.astype(np.float32)
+    return _pointwise(scaled, mask, filled, "inpaint", modality, level, scale, offset)
+
+
+def build_superresolution_problem(
+    image: NDArray[np.float32],
+    factor: int,
+    modality: Modality,
+    noise_level: float | None = None,
+) -> Problem:
+    """State the super-resolution of a real `(h, w)` image to `(h * factor, w * factor)`.
+
+    The operator is divided by its norm, so that ‖A‖ = 1. `noise_level` as for denoising.
+
+    Raises
+    ------
+    ScanDataError
+        The image is constant.
+    ShapeError
+        `factor` is below 2.
+    """
+    scale, offset = image_scaling(image, modality)
+    scaled = ((image - offset) / scale).astype(np.float64)
+    height, width = image.shape[0] * factor, image.shape[1] * factor
+    left, right = decimation_matrix(height, factor), decimation_matrix(width, factor)
+    norm = float(np.linalg.norm(left, 2) * np.linalg.norm(right, 2))
+    left, right = left / np.sqrt(norm), right / np.sqrt(norm)
+    y = scaled / norm
+    b = left.T @ y @ right
+    x1 = ndimage.zoom(scaled, factor, order=3, mode="nearest", grid_mode=True)
+    level = estimate_noise_level(scaled) if noise_level is None else noise_level / scale
+    csm = np.ones((1, height, width), np.complex64)
+    padded = pad_image(to_planes(csm))
+    return Problem(
+        family="separable",
+        task="super-resolve",
+        modality=modality,
+        b=pad_image(to_planes(b)),
+        x1=pad_image(to_planes(x1)),
+        noise_level=float(level / norm),
+        tables={
+            "csm": padded,
+            "left": _real_pairs(np.pad(left, ((0, 0), (0, padded.shape[-2] - height)))),
+            "right": _real_pairs(np.pad(right, ((0, 0), (0, padded.shape[-1] - width))).T),
+            "mask": np.ones(image.shape, np.float32),
+        },
+        scale=scale,
+        offset=offset,
+        crop=(0, 0, height, width),
+        measurement_energy=float(np.sum(y**2)),
+        n_measurements=y.size,
+    )
+
+
+def image_scaling(image: NDArray[np.float32], modality: Modality) -> tuple[float, float]:
+    """Return (scale, offset) of the scaling contract for an image's values.
+
+    Raises
+    ------
+    ScanDataError
+        An MR image is zero or constant, so that nothing sets its scale.
+    """
+    if modality == "ct":
+        return HU_SCALE, HU_OFFSET
+    bright = float(np.percentile(np.abs(image), 99.5))
+    if bright <= 0 or float(np.ptp(image)) == 0:
+        raise ScanDataError(f"the image is constant (value {float(image.flat[0]):g}): nothing to do")
+    return bright, 0.0
+
+
+def estimate_noise_level(image: NDArray[np.floating]) -> float:
+    """Estimate the standard deviation of white noise in a real `(H, W)` image, in its unit.
+
+    The median absolute response of a filter that removes locally planar structure: edges are
+    outliers to a median. Source: Immerkaer, CVIU 64(2), 1996; Donoho, IEEE TIT 41(3), 1995.
+    """
+    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float64) / 6
+    response = np.abs(ndimage.convolve(image.astype(np.float64), kernel, mode="reflect"))
+    # Exact zeros come from clipped background, which would hide the noise of the object.
+    alive = response[response > 0]
+    if alive.size == 0:
+        return 0.0
+    return float(np.median(alive) / 0.6745)
+
+
+def fill_missing(image: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Fill unknown pixels by normalised Gaussian convolution, narrowest kernel that reaches.
+
+    Source: Knutsson and Westin, "Normalized and differential convolution", CVPR 1993.
+    """
+    filled = np.where(known, image, 0).astype(np.float32)
+    missing = ~known
+    width = 0.7
+    while missing.any():
+        weight = ndimage.gaussian_filter(known.astype(np.float32), width)
+        value = ndimage.gaussian_filter(np.where(known, image, 0).astype(np.float32), width)
+        reached = missing & (weight > 0.05 if width < max(image.shape) else weight >= 0)
+        filled[reached] = value[reached] / np.maximum(weight[reached], 1e-6)
+        missing &= ~reached
+        width *= 2
+    return filled
+
+
+def _pointwise(
+    y: NDArray[np.float32],
+    mask: NDArray[np.float32],
+    x1: NDArray[np.float32],
+    task: str,
+    modality: Modality,
+    noise_level: float,
+    scale: float,
+    offset: float,
+) -> Problem:
+    return Problem(
+        family="pointwise",
+        task="denoise" if task == "denoise" else "inpaint",
+        modality=modality,
+        b=pad_image(to_planes(y * mask)),
+        x1=pad_image(to_planes(x1)),
+        noise_level=float(noise_level),
+        tables={"mask": pad_image(mask)},
+        scale=scale,
+        offset=offset,
+        crop=(0, 0, y.shape[0], y.shape[1]),
+        measurement_energy=float(np.sum((y.astype(np.float64) * mask) ** 2)),
+        n_measurements=int(np.count_nonzero(mask)),
+    )
+
+
+def _real_pairs(matrix: NDArray[np.float64]) -> NDArray[np.float32]:
+    return np.stack([matrix, np.zeros_like(matrix)], axis=-1).astype(np.float32)

@@ -1,0 +1,102 @@
+"""The normal operators of the five engine families, in real arithmetic.
+
+ONNX has no complex arithmetic, so an image is two real planes `(B, 2, H, W)`. These functions
+are the single definition that the classical estimates, training, export and the reference
+check share: they take numpy arrays and torch tensors alike, and use only operations that every
+engine has (MatMul, elementwise, Gather).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from array_api_compat import array_namespace
+
+from ldmpir_edge.physics.linear_op import Array
+from ldmpir_edge.physics.problem import Family
+
+Tables = Mapping[str, Array]
+
+
+def gram_cartesian1d(x: Array, tables: Tables) -> Array:
+    """Apply Σ_c S̄_c ((S_c x) G Gᵀ), the readout axis having cancelled.
+
+    Tables: `csm` (B, C, 2, H, W); `dft` (2W, 2n), the real form of the DFT to the n sampled
+    phase-encode columns, acting on rows [real | imaginary].
+    """
+    xp = array_namespace(x)
+    csm, dft = tables["csm"], tables["dft"]
+    s_re, s_im = csm[:, :, 0], csm[:, :, 1]
+    coils = xp.concat(_times_maps(x, s_re, s_im), axis=-1)
+    coils = (coils @ dft) @ dft.T
+    width = x.shape[-1]
+    return _combine(coils[..., :width], coils[..., width:], s_re, s_im)
+
+
+def gram_separable(x: Array, tables: Tables) -> Array:
+    """Apply Σ_c S̄_c Lᴴ(M ⊙ L(S_c x)R)Rᴴ.
+
+    Tables: `csm` (B, C, 2, H, W); `left` (m, H, 2); `right` (W, n, 2); `mask` (B, m, n).
+    """
+    csm, mask = tables["csm"], tables["mask"][:, None]
+    left_re, left_im = tables["left"][..., 0], tables["left"][..., 1]
+    right_re, right_im = tables["right"][..., 0], tables["right"][..., 1]
+    s_re, s_im = csm[:, :, 0], csm[:, :, 1]
+    re, im = _times_maps(x, s_re, s_im)
+    re, im = re @ right_re - im @ right_im, re @ right_im + im @ right_re
+    re, im = left_re @ re - left_im @ im, left_re @ im + left_im @ re
+    re, im = re * mask, im * mask
+    re, im = left_re.T @ re + left_im.T @ im, left_re.T @ im - left_im.T @ re
+    re, im = re @ right_re.T + im @ right_im.T, im @ right_re.T - re @ right_im.T
+    return _combine(re, im, s_re, s_im)
+
+
+def gram_pointwise(x: Array, tables: Tables) -> Array:
+    """Apply M ⊙ x. Table: `mask` (B, H, W), 1 at known pixels."""
+    return x * tables["mask"][:, None]
+
+
+def gram_toeplitz(x: Array, tables: Tables) -> Array:
+    """Convolve each plane with a point-spread kernel on the doubled grid.
+
+    Tables: `kernel` (2H, W+1), the kernel's real half spectrum with the weights of the
+    half spectrum and the scale of the inverse transform folded in; `dft_h` (2H, H, 2) and
+    `dft_w` (W, W+1, 2), the zero-padded DFT blocks.
+    """
+    kernel = tables["kernel"]
+    h_re, h_im = tables["dft_h"][..., 0], tables["dft_h"][..., 1]
+    w_re, w_im = tables["dft_w"][..., 0], tables["dft_w"][..., 1]
+    re, im = x @ w_re, x @ w_im
+    re, im = (h_re @ re - h_im @ im) * kernel, (h_re @ im + h_im @ re) * kernel
+    re, im = h_re.T @ re + h_im.T @ im, h_re.T @ im - h_im.T @ re
+    return re @ w_re.T + im @ w_im.T
+
+
+def _times_maps(x: Array, s_re: Array, s_im: Array) -> tuple[Array, Array]:
+    re, im = x[:, None, 0], x[:, None, 1]
+    return re * s_re - im * s_im, re * s_im + im * s_re
+
+
+def _combine(re: Array, im: Array, s_re: Array, s_im: Array) -> Array:
+    xp = array_namespace(re)
+    combined_re = xp.sum(s_re * re + s_im * im, axis=1)
+    combined_im = xp.sum(s_re * im - s_im * re, axis=1)
+    return xp.stack([combined_re, combined_im], axis=1)
+
+
+NORMAL_OPERATORS: dict[Family, Callable[[Array, Tables], Array]] = {
+    "cartesian1d": gram_cartesian1d,
+    "separable": gram_separable,
+    "pointwise": gram_pointwise,
+    "toeplitz": gram_toeplitz,
+}
+
+TABLES: dict[Family, tuple[str, ...]] = {
+    "cartesian1d": ("csm", "dft"),
+    "separable": ("csm", "left", "right", "mask"),
+    "pointwise": ("mask",),
+    "toeplitz": ("kernel", "dft_h", "dft_w"),
+}
+
+BATCHED_TABLES = frozenset({"csm", "mask"})
+"""Tables with a batch axis; the others depend on the geometry alone and are shared."""

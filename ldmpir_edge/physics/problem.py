@@ -1,0 +1,69 @@
+"""The prepared inverse problem: what an engine needs to know about one slice, and no more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Family = Literal["cartesian1d", "separable", "pointwise", "toeplitz", "rays"]
+Task = Literal["mri", "ct", "denoise", "inpaint", "super-resolve"]
+Modality = Literal["mr", "ct"]
+
+FAMILIES: tuple[Family, ...] = ("cartesian1d", "separable", "pointwise", "toeplitz", "rays")
+TASKS: tuple[Task, ...] = ("mri", "ct", "denoise", "inpaint", "super-resolve")
+MODALITIES: tuple[Modality, ...] = ("mr", "ct")
+SIZE_MULTIPLE = 16
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One slice in the engine's terms: the normal equations and a starting image.
+
+    Parameters
+    ----------
+    family
+        Which form of the normal operator `tables` describes.
+    task, modality
+        Condition the network.
+    b
+        `(2, H, W)` float32, Aᴴy as real and imaginary planes, divided by `scale`.
+    x1
+        `(2, H, W)` float32, the classical estimate in the same units.
+    noise_level
+        Standard deviation of the measurement noise per real component, divided by `scale`.
+    tables
+        Inputs of the normal operator by name, without the batch axis; see docs/design.md.
+    scale, offset
+        An engine value v stands for `v * scale + offset` in the scan's unit.
+    crop
+        `(top, left, height, width)` of the wanted image inside the padded grid.
+    measurement_energy
+        ‖y‖² in the same units; with `b` it gives the data-consistency residual of any image
+        without y itself.
+    n_measurements
+        Number of real values in y.
+    """
+
+    family: Family
+    task: Task
+    modality: Modality
+    b: NDArray[np.float32]
+    x1: NDArray[np.float32]
+    noise_level: float
+    tables: dict[str, NDArray[np.generic]] = field(repr=False)
+    scale: float = 1.0
+    offset: float = 0.0
+    crop: tuple[int, int, int, int] | None = None
+    measurement_energy: float | None = None
+    n_measurements: int = 0
+
+    @property
+    def condition(self) -> NDArray[np.float32]:
+        """The `(7,)` float32 condition vector: one-hot task, then one-hot modality."""
+        vector = np.zeros(len(TASKS) + len(MODALITIES), np.float32)
+        vector[TASKS.index(self.task)] = 1.0
+        vector[len(TASKS) + MODALITIES.index(self.modality)] = 1.0
+        return vector

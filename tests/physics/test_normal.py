@@ -1,0 +1,133 @@
+"""The engine's real-pair normal operators against the complex operators they stand for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from operator_battery import draw
+
+from ldmpir_edge.physics.cartesian import CartesianOp
+from ldmpir_edge.physics.conjugate_gradient import conjugate_gradient
+from ldmpir_edge.physics.fourier import centred_ifft
+from ldmpir_edge.physics.image_problem import (
+    build_denoise_problem,
+    build_inpaint_problem,
+    build_superresolution_problem,
+    estimate_noise_level,
+)
+from ldmpir_edge.physics.mri_problem import build_mri_problem, cg_sense
+from ldmpir_edge.physics.normal import BATCHED_TABLES, NORMAL_OPERATORS
+from ldmpir_edge.physics.padding import from_planes, to_planes
+from ldmpir_edge.physics.problem import Problem
+from ldmpir_edge.physics.superresolution import BlurDecimateOp
+
+
+def engine_gram(problem: Problem, planes: np.ndarray) -> np.ndarray:
+    tables = {k: v[None] if k in BATCHED_TABLES else v for k, v in problem.tables.items()}
+    operator = NORMAL_OPERATORS[problem.family]
+    result = operator(planes[None], tables)
+    as_torch = operator(
+        torch.from_numpy(planes[None]), {k: torch.from_numpy(v) for k, v in tables.items()}
+    )
+    np.testing.assert_allclose(as_torch.numpy(), result, atol=2e-5)
+    return result[0]
+
+
+def unit_maps(n_coils: int, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    csm = draw((n_coils, *shape), True, rng)
+    return (csm / np.sqrt((np.abs(csm) ** 2).sum(0))).astype(np.complex64)
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (19, 21)])
+@pytest.mark.parametrize("two_d", [False, True])
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_mri_problem_is_the_sense_normal_equation(shape, two_d, hybrid, rng):
+    if two_d and hybrid:
+        pytest.skip("a 2-D mask has no hybrid form")
+    csm = unit_maps(4, shape, rng)
+    mask = (rng.random(shape if two_d else shape[1]) < 0.5).astype(np.float32)
+    mask[..., shape[1] // 2] = 1
+    op = CartesianOp(csm, mask)
+    x = draw(shape, True, rng).astype(np.complex64)
+    kspace = op.forward(x)
+    given = centred_ifft(kspace, (-2,)) if hybrid else kspace
+    problem = build_mri_problem(given, csm, mask, 0.1, hybrid=hybrid)
+    height, width = shape
+    assert problem.b.shape[-2] % 16 == problem.b.shape[-1] % 16 == 0
+    inside = from_planes(problem.b)[:height, :width] * problem.scale
+    np.testing.assert_allclose(inside, op.adjoint(kspace), atol=2e-5)
+    planes = np.zeros_like(problem.b)
+    planes[:, :height, :width] = to_planes(x)
+    gram = from_planes(engine_gram(problem, planes))
+    np.testing.assert_allclose(gram[:height, :width], op.gram(x), atol=2e-5)
+    assert not gram[height:].any()
+    assert not gram[:, width:].any()
+    # ‖y‖² and the normal equations give the residual of any image without y.
+    energy = np.linalg.norm(kspace) ** 2 / problem.scale**2
+    assert problem.measurement_energy == pytest.approx(energy, rel=1e-4)
+
+
+def test_cg_sense_solves_a_fully_sampled_scan(rng):
+    csm = unit_maps(3, (32, 32), rng)
+    x = draw((32, 32), True, rng).astype(np.complex64)
+    op = CartesianOp(csm, np.ones(32, np.float32))
+    problem = build_mri_problem(op.forward(x), csm, np.ones(32, np.float32), 0.0, hybrid=False)
+    # With AᴴA = 1 the solution is b / (1 + λ).
+    expected = to_planes(x) / problem.scale / 1.01
+    np.testing.assert_allclose(problem.x1, expected, atol=1e-4)
+    np.testing.assert_allclose(
+        cg_sense(problem.b, problem.family, problem.tables), expected, atol=1e-4
+    )
+
+
+def test_conjugate_gradient_matches_a_direct_solve(rng):
+    a = rng.standard_normal((18, 18))
+    matrix = a @ a.T + np.eye(18)
+    b = rng.standard_normal((1, 2, 3, 3))
+    solved = conjugate_gradient(
+        lambda v: (matrix @ v.reshape(-1)).reshape(v.shape), b, np.zeros_like(b), 40
+    )
+    np.testing.assert_allclose(solved.ravel(), np.linalg.solve(matrix, b.ravel()), rtol=1e-6)
+
+
+def test_conjugate_gradient_stays_finite_at_the_solution():
+    zero = np.zeros((1, 2, 4, 4), np.float32)
+    assert not conjugate_gradient(lambda v: 2 * v, zero, zero, 5).any()
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_superresolution_problem_is_the_normalised_operator(factor, rng):
+    image = rng.random((20, 24)).astype(np.float32)
+    problem = build_superresolution_problem(image, factor, "mr")
+    height, width = 20 * factor, 24 * factor
+    op = BlurDecimateOp((height, width), factor)
+    norm = np.linalg.norm(op.left, 2) * np.linalg.norm(op.right, 2)
+    x = rng.random((height, width))
+    planes = np.zeros_like(problem.b)
+    planes[0, :height, :width] = x
+    gram = engine_gram(problem, planes)
+    np.testing.assert_allclose(gram[0, :height, :width], op.gram(x) / norm**2, atol=1e-5)
+    expected_b = op.adjoint(image / problem.scale) / norm**2
+    np.testing.assert_allclose(problem.b[0, :height, :width], expected_b, atol=1e-5)
+
+
+def test_denoise_and_inpaint_problems(rng):
+    image = (rng.random((30, 20)) * 100).astype(np.float32)
+    denoise = build_denoise_problem(image, "mr", noise_level=5.0)
+    np.testing.assert_allclose(denoise.b[0, :30, :20] * denoise.scale, image, rtol=1e-5)
+    assert denoise.noise_level == pytest.approx(5.0 / denoise.scale)
+    known = rng.random(image.shape) < 0.6
+    inpaint = build_inpaint_problem(image, known, "mr")
+    inside = inpaint.x1[0, :30, :20] * inpaint.scale
+    np.testing.assert_allclose(inside[known], image[known], rtol=1e-5)
+    assert np.all(inside[~known] <= image.max() * 1.001)
+    assert not inpaint.b[0, :30, :20][~known].any()
+    ct = build_denoise_problem(image - 500, "ct")
+    np.testing.assert_allclose(ct.b[0, :30, :20], (image + 500) / 2000, rtol=1e-5)
+
+
+def test_noise_estimate_is_that_of_the_noise(rng):
+    smooth = np.add.outer(np.arange(128.0), np.arange(128.0)) / 10
+    noisy = smooth + 3 * rng.standard_normal((128, 128))
+    assert estimate_noise_level(noisy) == pytest.approx(3, rel=0.05)

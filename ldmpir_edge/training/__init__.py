@@ -1,0 +1,1 @@
+"""Training of LDM-PIR: image sources, simulated acquisitions, losses and the loop."""

@@ -1,0 +1,206 @@
+"""Simulated acquisitions: a clean image becomes an engine problem and its target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldmpir_edge.physics.cartesian import CartesianOp
+from ldmpir_edge.physics.ct_problem import build_ct_problem
+from ldmpir_edge.physics.fourier import centred_ifft
+from ldmpir_edge.physics.geometry import RadonGeometry
+from ldmpir_edge.physics.image_problem import (
+    HU_OFFSET,
+    HU_SCALE,
+    build_denoise_problem,
+    build_inpaint_problem,
+    build_superresolution_problem,
+)
+from ldmpir_edge.physics.masks import column_mask, partial_fourier, variable_density_mask
+from ldmpir_edge.physics.mri_problem import build_mri_problem
+from ldmpir_edge.physics.noise import add_gaussian, add_poisson_gaussian
+from ldmpir_edge.physics.padding import pad_image, to_planes
+from ldmpir_edge.physics.problem import Modality, Problem
+from ldmpir_edge.physics.radon import RadonOp
+from ldmpir_edge.physics.superresolution import BlurDecimateOp
+from ldmpir_edge.scans.coil_maps import estimate_coil_maps
+from ldmpir_edge.scans.coils import random_phase, simulate_coil_maps
+
+MU_WATER_PER_MM = 0.0192
+
+
+@dataclass(frozen=True)
+class Example:
+    """A problem and the `(2, H, W)` float32 image, in engine units, that solves it."""
+
+    problem: Problem
+    target: NDArray[np.float32]
+
+
+Simulator = Callable[[NDArray[np.float32], Modality, np.random.Generator], Example]
+
+
+def simulate_mri_columns(
+    image: NDArray[np.float32], modality: Modality, rng: np.random.Generator
+) -> Example:
+    """Acquire with a 1-D phase-encode mask: single or multi coil, at times partial Fourier."""
+    n_coils = int(rng.choice([1, 4, 6, 8, 8, 8]))
+    width = image.shape[1]
+    top_acceleration = 6.0 if n_coils == 1 else 10.0
+    acceleration = float(np.exp(rng.uniform(np.log(2.0), np.log(top_acceleration))))
+    n_acs = int(rng.integers(round(0.06 * width), round(0.12 * width)))
+    mask = column_mask(
+        width, acceleration, n_acs, "random" if rng.random() < 0.5 else "equispaced", rng
+    )
+    if rng.random() < 0.15:
+        mask = partial_fourier(mask, float(rng.uniform(0.6, 0.9)))
+    return _simulate_mri(image, mask, n_coils, n_acs, rng)
+
+
+def simulate_mri_2d(
+    image: NDArray[np.float32], modality: Modality, rng: np.random.Generator
+) -> Example:
+    """Acquire with a variable-density 2-D mask."""
+    n_coils = int(rng.choice([1, 4, 8]))
+    acceleration = float(np.exp(rng.uniform(np.log(3.0), np.log(12.0))))
+    n_acs = int(rng.integers(16, 28))
+    height, width = image.shape
+    mask = variable_density_mask((height, width), acceleration, n_acs, rng)
+    return _simulate_mri(image, mask, n_coils, n_acs, rng)
+
+
+def _simulate_mri(
+    image: NDArray[np.float32],
+    mask: NDArray[np.float32],
+    n_coils: int,
+    n_acs: int,
+    rng: np.random.Generator,
+) -> Example:
+    shape = (image.shape[0], image.shape[1])
+    x = (image * random_phase(shape, rng)).astype(np.complex64)
+    true_maps = (
+        simulate_coil_maps(shape, n_coils, rng)
+        if n_coils > 1
+        else np.ones((1, *shape), np.complex64)
+    )
+    coil_images = true_maps * x
+    noise_level = float(np.exp(rng.uniform(np.log(1e-3), np.log(5e-2))))
+    op = CartesianOp(true_maps, mask)
+    kspace = op.mask * add_gaussian(op.forward(x), noise_level, rng).astype(np.complex64)
+    # The maps are estimated from the lines that a scan would have, as in deployment.
+    csm = estimate_coil_maps(_centre(kspace, n_acs, mask.ndim), shape) if n_coils > 1 else true_maps
+    hybrid = mask.ndim == 1
+    if hybrid:
+        kspace = centred_ifft(kspace, (-2,))
+    problem = build_mri_problem(kspace, csm, mask, noise_level, hybrid=hybrid)
+    combined = np.sum(np.conj(csm) * coil_images, axis=0) / problem.scale
+    return Example(problem, pad_image(to_planes(combined)))
+
+
+def _centre(kspace: NDArray[np.complex64], n_acs: int, mask_ndim: int) -> NDArray[np.complex64]:
+    height, width = kspace.shape[-2:]
+    lines = min(n_acs, width)
+    left = (width - lines + 1) // 2 if mask_ndim == 1 else (width - lines) // 2
+    readout = min(height, 32) if mask_ndim == 1 else lines
+    top = height // 2 - readout // 2 if mask_ndim == 1 else (height - readout) // 2
+    return kspace[:, top : top + readout, left : left + lines]
+
+
+def simulate_ct(
+    image: NDArray[np.float32], modality: Modality, rng: np.random.Generator
+) -> Example:
+    """Project a HU image in parallel beam: sparse views, few photons or a limited angle."""
+    size = image.shape[0]
+    n_views = int(np.exp(rng.uniform(np.log(40), np.log(240))))
+    span = np.pi if rng.random() < 0.85 else rng.uniform(0.6, 0.95) * np.pi
+    spacing_mm = float(rng.uniform(0.6, 1.0) * 512 / size)
+    pitch = spacing_mm * float(rng.choice([1.0, 1.0, 1.25]))
+    geometry = RadonGeometry(
+        kind="parallel",
+        angles_rad=np.arange(n_views) * span / n_views + rng.uniform(0, np.pi),
+        n_detectors=int(np.ceil(1.42 * size * spacing_mm / pitch)),
+        detector_spacing_mm=pitch,
+    )
+    attenuation = np.maximum(image / 1000 + 1, 0) * MU_WATER_PER_MM
+    ideal = RadonOp(geometry, (size, size), spacing_mm).forward(attenuation.astype(np.float32))
+    photons = float(np.exp(rng.uniform(np.log(8e3), np.log(1e6))))
+    sinogram = add_poisson_gaussian(ideal, photons, 5.0, rng).astype(np.float32)
+    problem = build_ct_problem(
+        sinogram,
+        geometry,
+        (size, size),
+        spacing_mm,
+        mu_water_per_mm=MU_WATER_PER_MM,
+        photons=photons,
+    )
+    return Example(problem, _target(image, problem))
+
+
+def simulate_denoise(
+    image: NDArray[np.float32], modality: Modality, rng: np.random.Generator
+) -> Example:
+    """Add Gaussian or (MR) Rician noise."""
+    scale = HU_SCALE if modality == "ct" else 1.0
+    level = scale * float(np.exp(rng.uniform(np.log(5e-3), np.log(0.15))))
+    if modality == "mr" and rng.random() < 0.5:
+        noisy = np.abs(add_gaussian(image.astype(np.complex64), level, rng))
+    else:
+        noisy = add_gaussian(image, level, rng)
+    known = None if rng.random() < 0.5 else level
+    problem = build_denoise_problem(noisy.astype(np.float32), modality, known)
+    return Example(problem, _target(image, problem))
+
+
+def simulate_inpaint(
+    image: NDArray[np.float32], modality: Modality, rng: np.random.Generator
+) -> Example:
+    """Lose random pixels, a few columns, or rectangles."""
+    known = np.ones(image.shape, bool)
+    kind = rng.integers(3)
+    if kind == 0:
+        known = rng.random(image.shape) > rng.uniform(0.1, 0.7)
+    elif kind == 1:
+        known[:, rng.random(image.shape[1]) < rng.uniform(0.02, 0.15)] = False
+    else:
+        for _ in range(rng.integers(1, 6)):
+            y, x = (int(rng.integers(0, n - 24)) for n in image.shape)
+            known[y : y + int(rng.integers(4, 24)), x : x + int(rng.integers(4, 24))] = False
+    problem = build_inpaint_problem(image, known, modality)
+    return Example(problem, _target(image, problem))
+
+
+def simulate_superresolution(
+    image: NDArray[np.float32], modality: Modality, rng: np.random.Generator
+) -> Example:
+    """Blur and decimate by 2 or 4."""
+    factor = 2 if rng.random() < 0.7 else 4
+    shape = (image.shape[0], image.shape[1])
+    coarse = BlurDecimateOp(shape, factor).forward(image.astype(np.float64))
+    level = float(np.exp(rng.uniform(np.log(1e-3), np.log(1e-2))))
+    level *= HU_SCALE if modality == "ct" else 1.0
+    noisy = add_gaussian(coarse, level, rng).astype(np.float32)
+    problem = build_superresolution_problem(noisy, factor, modality, level)
+    return Example(problem, _target(image, problem))
+
+
+def _target(image: NDArray[np.float32], problem: Problem) -> NDArray[np.float32]:
+    """Bring a real image to the problem's units and padded grid."""
+    engine = (image - problem.offset) / problem.scale
+    height, width = problem.x1.shape[-2:]
+    top, left, h, w = problem.crop or (0, 0, height, width)
+    margins = ((0, 0), (top, height - h - top), (left, width - w - left))
+    padded: NDArray[np.float32] = np.pad(to_planes(engine), margins)
+    return padded
+
+
+SIMULATORS: dict[str, Simulator] = {
+    "mri-columns": simulate_mri_columns,
+    "mri-2d": simulate_mri_2d,
+    "ct": simulate_ct,
+    "denoise": simulate_denoise,
+    "inpaint": simulate_inpaint,
+    "super-resolve": simulate_superresolution,
+}

@@ -1,0 +1,48 @@
+"""Random geometry and contrast, so that few patients stand for many."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+
+def random_view(
+    image: NDArray[np.float32], size: int, fill: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Resample an `(H, W)` image to `(size, size)` with a random zoom, rotation, shift and flip.
+
+    Resampling also removes what is special to a source: several sets were interpolated by the
+    scanner and are empty at the top of their spectrum. `fill` is the value outside.
+    """
+    zoom = size / max(image.shape) * np.exp(rng.uniform(np.log(0.8), np.log(1.6)))
+    angle = rng.uniform(-0.3, 0.3) if rng.random() < 0.6 else 0.0
+    turns = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    flip = np.diag(rng.choice([-1.0, 1.0], size=2))
+    swap = np.eye(2)[:, ::-1] if rng.random() < 0.5 else np.eye(2)
+    matrix = turns @ flip @ swap / zoom
+    source_centre = (np.array(image.shape) - 1) / 2
+    shift = rng.uniform(-0.06, 0.06, 2) * size
+    offset = source_centre - matrix @ ((size - 1) / 2 + shift)
+    if zoom < 0.9:
+        # Shrinking without a low-pass would fold the source's noise and edges.
+        image = ndimage.gaussian_filter(image, 0.4 / zoom)
+    view: NDArray[np.float32] = ndimage.affine_transform(
+        image, matrix, offset, (size, size), order=3 if rng.random() < 0.5 else 1, cval=fill
+    ).astype(np.float32)
+    return view
+
+
+def random_contrast(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Bend the intensities of a non-negative MR `(H, W)` image, scaled to about [0, 1].
+
+    A random power, and at times an inversion within the object, as between T1 and T2 weighting.
+    """
+    top = float(np.percentile(image, 99.8))
+    if top <= 0:
+        return image
+    x = np.clip(image / top, 0, 1.5)
+    x = x ** np.exp(rng.uniform(np.log(0.6), np.log(1.6)))
+    if rng.random() < 0.2:
+        x = x * np.clip(1.15 - x, 0.05, None) * 2
+    return x.astype(np.float32)

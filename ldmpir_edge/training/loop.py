@@ -1,0 +1,209 @@
+"""The training loop: two stages, exponential moving average, checkpoints, a CSV log."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ldmpir_edge.errors import UsageError
+from ldmpir_edge.models.config import ModelConfig
+from ldmpir_edge.models.ldmpir import LdmPir
+from ldmpir_edge.models.sampler import bridge_state, sample
+from ldmpir_edge.models.weights import save_weights
+from ldmpir_edge.training.dataset import SimulatedScans
+from ldmpir_edge.training.images import ImageStack
+from ldmpir_edge.training.losses import image_loss
+from ldmpir_edge.training.recipe import Recipe, Stage
+
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.csv"
+WEIGHTS = "weights.safetensors"
+LOG_FIELDS = ("update", "stage", "task", "family", "loss", "psnr", "psnr_x1", "seconds", "waited")
+EMA_WARMUP = 10
+"""Early in a run the average follows the weights: its decay is (1 + n) / (EMA_WARMUP + n)."""
+
+
+class Trainer:
+    """Train one model in one folder; a second call in that folder goes on where it stopped.
+
+    Parameters
+    ----------
+    config, recipe
+        Architecture and recipe; a checkpoint of another one is refused.
+    stacks
+        Training images.
+    folder
+        Receives the checkpoint, the log and the averaged weights.
+    n_workers
+        Processes that simulate acquisitions.
+    checkpoint_every
+        Updates between checkpoints.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        recipe: Recipe,
+        stacks: Sequence[ImageStack],
+        folder: Path,
+        *,
+        n_workers: int = 1,
+        checkpoint_every: int = 100,
+    ) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.stacks, self.folder = recipe, stacks, folder
+        self.n_workers, self.checkpoint_every = n_workers, checkpoint_every
+        self.model = LdmPir(config).train()
+        self.average = LdmPir(config).eval()
+        self.average.load_state_dict(self.model.state_dict())
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=1e-4)
+        self.update = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / CHECKPOINT).exists():
+            self._resume()
+
+    @property
+    def n_updates(self) -> int:
+        """Updates of all stages together."""
+        return sum(stage.n_updates for stage in self.recipe.stages)
+
+    def run(self, on_update: Callable[[dict[str, Any]], None]) -> Path:
+        """Train to the end of the recipe and return the path of the averaged weights."""
+        done = 0
+        for number, stage in enumerate(self.recipe.stages):
+            if self.update < done + stage.n_updates:
+                self._run_stage(number, stage, done, on_update)
+            done += stage.n_updates
+        self._checkpoint()
+        return self.folder / WEIGHTS
+
+    def _run_stage(
+        self, number: int, stage: Stage, first: int, on_update: Callable[[dict[str, Any]], None]
+    ) -> None:
+        n_left = first + stage.n_updates - self.update
+        # The stage's own range of indices keeps examples apart without a record of the past.
+        begin = (number * 10_000_000) + (self.update - first) * stage.batch
+        data = SimulatedScans(self.stacks, self.recipe, stage.size, begin, n_left * stage.batch)
+        loader = iter(
+            DataLoader(
+                data,
+                batch_size=None,
+                num_workers=self.n_workers,
+                prefetch_factor=4 if self.n_workers else None,
+            )
+        )
+        for _ in range(n_left):
+            started = time.perf_counter()
+            batch = [next(loader) for _ in range(stage.batch)]
+            waited = time.perf_counter() - started
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(stage, self.update - first)
+            row = self._step(stage, batch)
+            self.update += 1
+            row |= {"update": self.update, "stage": number, "waited": round(waited, 4)}
+            row["seconds"] = round(time.perf_counter() - started, 4)
+            self._log(row)
+            on_update(row)
+            if self.update % self.checkpoint_every == 0:
+                self._checkpoint()
+
+    def _step(self, stage: Stage, batch: list[dict[str, Any]]) -> dict[str, Any]:
+        # Draws are tied to the update, not to the process, so that a resumed run repeats them.
+        draws = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.update)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for item in batch:
+            x0_hat = self._predict(stage, item, draws)
+            loss = image_loss(x0_hat, item["target"], self.recipe.ssim_weight) / len(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
+        # One example that overflows must not destroy the weights of hours.
+        if torch.isfinite(norm):
+            self.optimizer.step()
+            self._follow()
+        last = batch[-1]
+        return {
+            "task": last["task"],
+            "family": last["family"],
+            "loss": round(total, 6),
+            "psnr": round(_psnr(x0_hat.detach(), last["target"]), 3),
+            "psnr_x1": round(_psnr(last["x1"], last["target"]), 3),
+        }
+
+    def _predict(self, stage: Stage, item: dict[str, Any], draws: torch.Generator) -> Tensor:
+        x1, b, family, tables = item["x1"], item["b"], item["family"], item["tables"]
+        level, condition = item["noise_level"], item["condition"]
+        if stage.n_steps:
+            choice = int(torch.randint(len(stage.n_steps), (), generator=draws))
+            return sample(
+                self.model, x1, b, level, condition, family, tables, stage.n_steps[choice]
+            )
+        t = torch.rand((), generator=draws).clamp(0.05, 1.0)
+        noise = torch.randn(x1.shape, generator=draws)
+        x_t = bridge_state(item["target"], x1, t, self.model.config.sigma_bridge, noise)
+        predicted: Tensor = self.model(x_t, t, x1, b, level, condition, family, tables)
+        return predicted
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        decay = min(self.recipe.ema_decay, (1 + self.update) / (EMA_WARMUP + self.update))
+        for slow, fast in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            slow.lerp_(fast, 1 - decay)
+
+    def _log(self, row: dict[str, Any]) -> None:
+        path = self.folder / LOG
+        new = not path.exists()
+        with path.open("a", newline="") as f:
+            writer = csv.DictWriter(f, LOG_FIELDS)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def _checkpoint(self) -> None:
+        state = {
+            "config": self.model.config.model_dump(),
+            "recipe": self.recipe.model_dump(),
+            "update": self.update,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        temporary = self.folder / f"{CHECKPOINT}.tmp"
+        torch.save(state, temporary)
+        temporary.replace(self.folder / CHECKPOINT)
+        save_weights(self.average, self.folder / WEIGHTS)
+
+    def _resume(self) -> None:
+        path = self.folder / CHECKPOINT
+        state = torch.load(path, weights_only=True)
+        if ModelConfig(**state["config"]) != self.model.config:
+            raise UsageError(f"{path} was trained with another architecture; choose a new folder")
+        if Recipe(**state["recipe"]) != self.recipe:
+            raise UsageError(f"{path} was trained with another recipe; choose a new folder")
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.update = state["update"]
+
+
+def learning_rate(stage: Stage, update: int) -> float:
+    """Return the rate of an update: linear warm-up, then a cosine from the peak to its tenth."""
+    if update < stage.warmup:
+        return stage.learning_rate * (update + 1) / stage.warmup
+    progress = (update - stage.warmup) / max(1, stage.n_updates - stage.warmup)
+    return stage.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
+
+
+def _psnr(x: Tensor, target: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of the complex image, for a peak of 1."""
+    squared = float(((x - target) ** 2).sum(dim=1).mean())
+    return -10 * math.log10(max(squared, 1e-12))

@@ -72,6 +72,33 @@ def gram_toeplitz(x: Array, tables: Tables) -> Array:
     return re @ w_re.T + im @ w_im.T
 
 
+def gram_rays(x: Array, tables: Tables) -> Array:
+    """Apply AᵀF A by Gather alone, for square images.
+
+    Tables: see `ldmpir_edge.physics.rays.ray_tables`, which makes them.
+    """
+    xp = array_namespace(x)
+    size = x.shape[-1]
+    edge = xp.zeros_like(x[..., :1])
+    rows = xp.concat([edge, x, edge], axis=-1)
+    columns = xp.concat([edge, xp.matrix_transpose(x), edge], axis=-1)
+    flat = xp.reshape(xp.stack([rows, columns], axis=2), (-1, 2 * size * (size + 2)))
+    index = xp.reshape(tables["forward_index"], (-1,))
+    fraction = tables["forward_fraction"]
+    shape = (-1, *fraction.shape)
+    near = xp.reshape(xp.take(flat, index, axis=1), shape)
+    far = xp.reshape(xp.take(flat, index + 1, axis=1), shape)
+    sinogram = xp.sum(near + fraction * (far - near), axis=-1) * tables["forward_weight"]
+    kernel = tables["filter"]
+    views = xp.reshape(sinogram, (-1, sinogram.shape[1] // kernel.shape[0], kernel.shape[0]))
+    filtered = xp.reshape(views @ kernel, sinogram.shape)
+    padded = xp.concat([filtered, xp.zeros_like(filtered[:, :1])], axis=1)
+    weight = tables["adjoint_weight"]
+    gathered = xp.take(padded, xp.reshape(tables["adjoint_index"], (-1,)), axis=1)
+    pixels = xp.sum(xp.reshape(gathered, (-1, *weight.shape)) * weight, axis=-1)
+    return xp.reshape(pixels, x.shape)
+
+
 def _times_maps(x: Array, s_re: Array, s_im: Array) -> tuple[Array, Array]:
     re, im = x[:, None, 0], x[:, None, 1]
     return re * s_re - im * s_im, re * s_im + im * s_re
@@ -89,6 +116,7 @@ NORMAL_OPERATORS: dict[Family, Callable[[Array, Tables], Array]] = {
     "separable": gram_separable,
     "pointwise": gram_pointwise,
     "toeplitz": gram_toeplitz,
+    "rays": gram_rays,
 }
 
 TABLES: dict[Family, tuple[str, ...]] = {
@@ -96,6 +124,14 @@ TABLES: dict[Family, tuple[str, ...]] = {
     "separable": ("csm", "left", "right", "mask"),
     "pointwise": ("mask",),
     "toeplitz": ("kernel", "dft_h", "dft_w"),
+    "rays": (
+        "forward_index",
+        "forward_fraction",
+        "forward_weight",
+        "adjoint_index",
+        "adjoint_weight",
+        "filter",
+    ),
 }
 
 BATCHED_TABLES = frozenset({"csm", "mask"})

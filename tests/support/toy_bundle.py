@@ -174,6 +174,5 @@ def toy_variant(folder: Path, graph: bytes | None = None, **changes: Any) -> Loa
         "outputs": OUTPUTS,
         "model": ModelInfo(id="toy", version="1.0", n_parameters=4, licence="Apache-2.0"),
         "source_hashes": {},
-        "cache_dir": folder / "cache",
     }
     return LoadedVariant(**fields | changes)

@@ -1,0 +1,196 @@
+"""From a sinogram to the engine's problem, for one slice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldmpir_edge.errors import ScanDataError, ShapeError
+from ldmpir_edge.physics.fbp import (
+    convolve_detectors,
+    fbp,
+    hann_ramp_kernel,
+    redundancy_weights,
+    view_weights,
+)
+from ldmpir_edge.physics.geometry import RadonGeometry
+from ldmpir_edge.physics.noise import estimate_photons, line_integral_variance
+from ldmpir_edge.physics.padding import padded_size, to_planes
+from ldmpir_edge.physics.problem import Family, Problem
+from ldmpir_edge.physics.radon import RadonOp
+from ldmpir_edge.physics.rays import ray_tables
+from ldmpir_edge.physics.rebin import rebin_to_parallel
+from ldmpir_edge.physics.toeplitz import adjoint_scale, toeplitz_tables
+
+HU_SCALE, HU_OFFSET = 2000.0, -1000.0
+"""An engine value v stands for 2000 v − 1000 HU, so v = µ / (2 µ_water)."""
+
+MAX_RAY_TABLE_ENTRIES = 80_000_000
+"""A fan scan with more table entries than this is rebinned to parallel beams."""
+
+
+def build_ct_problem(
+    sinogram: NDArray[np.float32],
+    geometry: RadonGeometry,
+    image_shape: tuple[int, int],
+    pixel_spacing_mm: float,
+    *,
+    mu_water_per_mm: float,
+    photons: float | None = None,
+) -> Problem:
+    """State the reconstruction of one CT slice as normal equations.
+
+    Parameters
+    ----------
+    sinogram
+        `(views, detectors)`, line integrals −ln(I/I₀) (no unit).
+    geometry
+        The scan. Parallel beams give a `toeplitz` problem; fans give a `rays` problem, or a
+        `toeplitz` one after rebinning where the ray tables would grow too large.
+    image_shape
+        `(H, W)` of the wanted image, centred on the rotation axis.
+    pixel_spacing_mm
+        Edge of the square pixels.
+    mu_water_per_mm
+        Attenuation of water, which fixes the HU scale.
+    photons
+        I₀, photons that reach a detector without an object; estimated from the sinogram's high
+        frequencies when None.
+
+    Returns
+    -------
+        With r the square root of the quadrature weights, F the Hann-windowed ramp filter and λ
+        the largest eigenvalue of Aᵀ r F r A, the measurement model is A' = F^½ r A / √λ. `b` is
+        Aᵀ r F r y / λ (for `toeplitz` with the interpolating back-projection in Aᵀ's place);
+        `noise_level` the root mean square of the noise in F^½ r y / √λ, so that ‖A'x − y'‖² of
+        the true x is near `n_measurements` · `noise_level`²; `x1` the filtered back-projection.
+        The grid is padded to multiples of 16 around the image, whose place in it is `crop`
+        (fans: to a square); x1 and b are computed on the whole grid, so the padding holds
+        whatever the scan saw there.
+
+    Raises
+    ------
+    ShapeError
+        The sinogram does not have the geometry's views and detectors.
+    ScanDataError
+        The sinogram is not finite, or a physical constant is not positive.
+    """
+    _check(sinogram, geometry, mu_water_per_mm, photons)
+    line_integrals = np.asarray(sinogram, np.float32)
+    if photons is None:
+        photons = estimate_photons(line_integrals)
+    if geometry.is_fan and _needs_rebinning(geometry, image_shape):
+        geometry, line_integrals = rebin_to_parallel(geometry, line_integrals)
+    model = _prepare(geometry, image_shape, pixel_spacing_mm)
+    y = line_integrals / np.float32(2 * mu_water_per_mm)
+    weighted = model.row_scale * y
+    filtered = convolve_detectors(weighted, model.taps)
+    if model.family == "toeplitz":
+        # Smooth interpolation: Joseph's own adjoint, at a pitch near the pixel's, leaves moiré
+        # that a convolution cannot explain.
+        b = fbp(
+            y,
+            geometry,
+            model.op.domain_shape,
+            pixel_spacing_mm,
+            center_mm=model.op.center_mm,
+            kernel=hann_ramp_kernel,
+        ) * np.float32(adjoint_scale(geometry, pixel_spacing_mm) / model.norm)
+    else:
+        b = model.op.adjoint(model.row_scale * filtered) / np.float32(model.norm)
+    x1 = fbp(y, geometry, model.op.domain_shape, pixel_spacing_mm, center_mm=model.op.center_mm)
+    variance = line_integral_variance(line_integrals, photons) * model.row_scale**2
+    gain = model.taps[0] / (model.norm * (2 * mu_water_per_mm) ** 2)
+    energy = np.vdot(weighted.astype(np.float64), filtered.astype(np.float64)) / model.norm
+    return Problem(
+        family=model.family,
+        task="ct",
+        modality="ct",
+        b=to_planes(b),
+        x1=to_planes(x1),
+        noise_level=float(np.sqrt(gain * variance.mean(dtype=np.float64))),
+        tables=dict(model.tables),
+        scale=HU_SCALE,
+        offset=HU_OFFSET,
+        crop=model.crop,
+        measurement_energy=float(energy),
+        n_measurements=line_integrals.size,
+    )
+
+
+def _check(
+    sinogram: NDArray[np.float32],
+    geometry: RadonGeometry,
+    mu_water_per_mm: float,
+    photons: float | None,
+) -> None:
+    expected = (geometry.n_views, geometry.n_detectors)
+    if sinogram.shape != expected:
+        raise ShapeError(
+            f"sinogram has shape {sinogram.shape}; its geometry has (views, detectors) {expected}"
+        )
+    bad = int(np.count_nonzero(~np.isfinite(sinogram)))
+    if bad:
+        raise ScanDataError(
+            f"the sinogram holds {bad} values that are not finite (rays without a photon?); "
+            "replace them before reconstruction"
+        )
+    for name, value in (("mu_water_per_mm", mu_water_per_mm), ("photons", photons)):
+        if value is not None and not (np.isfinite(value) and value > 0):
+            raise ScanDataError(f"{name} is {value}; it must be positive and finite")
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What depends on the scan's geometry alone; `norm` is λ, the scale of AᵀF A, in mm."""
+
+    family: Family
+    op: RadonOp
+    crop: tuple[int, int, int, int]
+    row_scale: NDArray[np.float32]
+    taps: NDArray[np.float64]
+    norm: float
+    tables: dict[str, NDArray[np.generic]]
+
+
+@lru_cache(maxsize=2)
+def _prepare(
+    geometry: RadonGeometry, image_shape: tuple[int, int], pixel_spacing_mm: float
+) -> _Model:
+    """Build operator and tables once for all slices of a scan."""
+    (height, width), (rows, columns) = image_shape, map(padded_size, image_shape)
+    if geometry.is_fan:
+        # The ray tables index a square image and its transposed copy alike.
+        rows = columns = max(rows, columns)
+    top, left = (rows - height) // 2, (columns - width) // 2
+    # An odd difference moves the grid's centre half a pixel off the image's.
+    center_mm = (
+        ((columns - width) / 2 - left) * pixel_spacing_mm,
+        (top - (rows - height) / 2) * pixel_spacing_mm,
+    )
+    op = RadonOp(geometry, (rows, columns), pixel_spacing_mm, center_mm=center_mm)
+    taps = hann_ramp_kernel(geometry.n_detectors, geometry.iso_spacing_mm)
+    crop = (top, left, height, width)
+    if not geometry.is_fan:
+        row_scale = np.sqrt(view_weights(geometry.angles_rad, np.pi))[:, None].astype(np.float32)
+        toeplitz = toeplitz_tables(geometry, (rows, columns), pixel_spacing_mm)
+        tables: dict[str, NDArray[np.generic]] = {
+            "kernel": toeplitz.kernel,
+            "dft_h": toeplitz.dft_h,
+            "dft_w": toeplitz.dft_w,
+        }
+        norm = toeplitz.norm * adjoint_scale(geometry, pixel_spacing_mm)
+        return _Model("toeplitz", op, crop, row_scale, taps, norm, tables)
+    weights = view_weights(geometry.angles_rad, 2 * np.pi)[:, None] * redundancy_weights(geometry)
+    row_scale = np.sqrt(weights * np.cos(geometry.fan_angles_rad)).astype(np.float32)
+    rays, norm = ray_tables(op, row_scale, taps)
+    return _Model("rays", op, crop, row_scale, taps, norm, rays)
+
+
+def _needs_rebinning(geometry: RadonGeometry, image_shape: tuple[int, int]) -> bool:
+    # Forward tables have one entry a ray and row, adjoint tables about two.
+    n_rays = geometry.n_views * geometry.n_detectors
+    return 3 * n_rays * max(map(padded_size, image_shape)) > MAX_RAY_TABLE_ENTRIES

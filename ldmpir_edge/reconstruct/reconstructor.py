@@ -1,0 +1,280 @@
+"""The reconstructor: one bundle, loaded once, run on any number of scans."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import ldmpir_edge
+from ldmpir_edge.bundle import Bundle, open_bundle
+from ldmpir_edge.bundle.schema import Precision
+from ldmpir_edge.errors import BackendError, UsageError
+from ldmpir_edge.physics.engine_input import engine_arrays
+from ldmpir_edge.physics.problem import Family, Problem, Task
+from ldmpir_edge.reconstruct.checks import check_slice
+from ldmpir_edge.reconstruct.slices import (
+    PreparedSlice,
+    output_info,
+    prepare_slice,
+    resolve_task,
+)
+from ldmpir_edge.runtimes import SelectedEngine, load_engine
+from ldmpir_edge.scans.detect import open_scan
+from ldmpir_edge.scans.model import Scan
+from ldmpir_edge.scans.reconstruction import Provenance, Reconstruction
+
+DEFAULT_BUNDLE = "ldmpir-2m"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The middle slice beside what it was made from, for a figure; `(H, W)` on the scan's scale.
+
+    Parameters
+    ----------
+    unreconstructed
+        Zero-filled image, filtered back-projection, or the input image.
+    ours
+        What is delivered.
+    reference
+        The scan's own reference, or None.
+    """
+
+    unreconstructed: NDArray[np.float32] = field(repr=False)
+    ours: NDArray[np.float32] = field(repr=False)
+    reference: NDArray[np.float32] | None = field(repr=False)
+
+
+class Reconstructor:
+    """Reconstruct scans with one bundle.
+
+    Parameters
+    ----------
+    bundle
+        An opened bundle.
+    backend
+        Name of the engine; None chooses.
+    precision
+        `fp32`, `fp16` or `int8`; None takes fp32, or the only one there is.
+    n_steps
+        Sampler steps; None takes the bundle's default.
+    threads
+        CPU threads of an inference; None leaves it to the engine.
+
+    Raises
+    ------
+    BundleError
+        The bundle lacks the precision or the number of steps.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        backend: str | None = None,
+        precision: Precision | None = None,
+        n_steps: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.bundle = bundle
+        manifest = bundle.manifest
+        held = [spec.name for spec in manifest.precisions]
+        self.precision: Precision = precision or ("fp32" if "fp32" in held else held[0])
+        self.n_steps = n_steps or manifest.sampler.default_n_steps
+        manifest.variant(manifest.families[0].name, self.n_steps, self.precision)
+        self._requested, self._threads = backend, threads
+        self._engines: dict[Family, SelectedEngine] = {}
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.comparison: Comparison | None = None
+
+    @property
+    def backend(self) -> str:
+        """Name of the engine in use, or an empty string before the first slice."""
+        return next((engine.backend for engine in self._engines.values()), "")
+
+    @property
+    def reason(self) -> str:
+        """Why it is this engine."""
+        return next((engine.reason for engine in self._engines.values()), "")
+
+    def close(self) -> None:
+        """Free the engines."""
+        for engine in self._engines.values():
+            engine.close()
+        self._engines.clear()
+
+    def __call__(
+        self,
+        scan: Path | str | Sequence[Path | str] | Scan,
+        *,
+        task: Task | None = None,
+        seed: int | None = None,
+        on_slice: Callable[[int, int], None] | None = None,
+    ) -> Reconstruction:
+        """Reconstruct all slices of a scan.
+
+        Parameters
+        ----------
+        scan
+            A path, several files of one DICOM series, or an open scan.
+        task
+            For image input: `denoise` (default), `inpaint` (missing pixels are NaN) or
+            `super-resolve` (by 2).
+        seed
+            Draws one sample of the bridge; None gives the deterministic mean.
+        on_slice
+            Called with (slices done, slices in all).
+
+        Returns
+        -------
+            `image` is `(slices, H, W)` float32: MR magnitude on the scale of the input's
+            root-sum-of-squares image, HU for CT, the input's unit for images. A slice whose
+            checks failed holds the classical image, and its `checks` say why.
+
+        Raises
+        ------
+        ScanError, UnsupportedSizeError, BundleError, BackendError, UsageError
+            As their names say.
+        """
+        if not isinstance(scan, Scan):
+            with open_scan(scan) as opened:
+                return self(opened, task=task, seed=seed, on_slice=on_slice)
+        resolved = resolve_task(scan, task)
+        self.seconds.clear()
+        images: list[NDArray[np.float32]] = []
+        checks: list[dict[str, Any]] = []
+        notes: dict[str, None] = {}
+        for index in range(scan.n_slices):
+            with self._timed("prepare"):
+                prepared = prepare_slice(scan, index, resolved)
+            notes.update(dict.fromkeys(prepared.notes))
+            planes, report = self._run_slice(prepared, seed, index)
+            image = prepared.to_scan(planes)
+            images.append(image)
+            checks.append(report)
+            if index == scan.n_slices // 2:
+                self.comparison = Comparison(
+                    prepared.to_scan(prepared.unreconstructed), image, scan.reference(index)
+                )
+            if on_slice is not None:
+                on_slice(index + 1, scan.n_slices)
+        if not self.bundle.manifest.verified:
+            notes["the bundle was exported without its gate: it is not verified"] = None
+        return Reconstruction(
+            image=np.stack(images),
+            info=output_info(scan.info, resolved),
+            stem=_stem(scan.path),
+            provenance=Provenance(
+                input_sha256=scan.content_sha256,
+                bundle_name=self.bundle.manifest.model.id,
+                bundle_sha256=self.bundle.digest,
+                precision=self.precision,
+                backend=self.backend,
+                n_steps=self.n_steps,
+                task=resolved,
+                software_version=ldmpir_edge.__version__,
+                created=datetime.now(UTC),
+                seed=seed,
+            ),
+            checks=checks,
+            notes=tuple(notes),
+            input_files=scan.files,
+        )
+
+    def _run_slice(
+        self, prepared: PreparedSlice, seed: int | None, index: int
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        problem = prepared.problem
+        self._check_limits(prepared)
+        with self._timed("load"):
+            engine = self._engine(problem.family)
+        with self._timed("engine"):
+            try:
+                planes = engine.run(self._inputs(problem, seed, index))["image"][0]
+                failure = None
+            except BackendError as err:
+                planes, failure = None, str(err)
+        with self._timed("check"):
+            report = check_slice(problem, planes)
+        if failure is not None:
+            report["fallback"] = failure
+        if planes is None or report["fallback"] is not None:
+            return problem.x1, report
+        return planes, report
+
+    def _check_limits(self, prepared: PreparedSlice) -> None:
+        _, height, width = prepared.problem.b.shape
+        self.bundle.manifest.limits.check(height, width, prepared.n_coils, prepared.n_views)
+
+    def _engine(self, family: Family) -> SelectedEngine:
+        if family not in self._engines:
+            variant = self.bundle.extract(family, self.n_steps, self.precision)
+            self._engines[family] = load_engine(variant, self._requested, self._threads)
+        return self._engines[family]
+
+    def _inputs(
+        self, problem: Problem, seed: int | None, index: int
+    ) -> dict[str, NDArray[np.generic]]:
+        noise = None
+        if seed is not None and self.n_steps > 1:
+            draws = np.random.default_rng([seed, index])
+            noise = draws.standard_normal((self.n_steps - 1, *problem.b.shape), np.float32)
+        return engine_arrays(problem, self.n_steps, noise)
+
+    def _timed(self, stage: str) -> _Timer:
+        return _Timer(self.seconds, stage)
+
+
+class _Timer:
+    """Add the time of a block to `seconds[stage]`."""
+
+    def __init__(self, seconds: dict[str, float], stage: str) -> None:
+        self._seconds, self._stage = seconds, stage
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds[self._stage] += time.perf_counter() - self._started
+
+
+def load(
+    name_or_path: str | Path = DEFAULT_BUNDLE,
+    *,
+    backend: str | None = None,
+    precision: Precision | None = None,
+    n_steps: int | None = None,
+    threads: int | None = None,
+) -> Reconstructor:
+    """Open a bundle, by the name of a packaged one or by path, for reconstruction.
+
+    Raises
+    ------
+    BundleError
+        There is no such bundle, it was tampered with, or lacks what was asked for.
+    """
+    if n_steps is not None and n_steps < 1:
+        raise UsageError(f"the sampler needs at least one step, not {n_steps}")
+    return Reconstructor(
+        open_bundle(name_or_path),
+        backend=backend,
+        precision=precision,
+        n_steps=n_steps,
+        threads=threads,
+    )
+
+
+def _stem(path: Path) -> str:
+    name = path.resolve().name
+    for suffix in (".nii.gz", *path.suffixes[-1:]):
+        if name.endswith(suffix) and name != suffix and not path.is_dir():
+            return name[: -len(suffix)]
+    return name

@@ -1,0 +1,181 @@
+"""State one slice of any scan as an engine problem, and bring the engine's image back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldmpir_edge.errors import UsageError
+from ldmpir_edge.physics.ct_problem import build_ct_problem
+from ldmpir_edge.physics.image_problem import (
+    build_denoise_problem,
+    build_inpaint_problem,
+    build_superresolution_problem,
+)
+from ldmpir_edge.physics.mri_problem import build_mri_problem
+from ldmpir_edge.physics.problem import Problem, Task
+from ldmpir_edge.scans.model import ImageScan, KspaceScan, Scan, ScanInfo, SinogramScan
+from ldmpir_edge.scans.prepare_mri import prepare_mri
+
+ENLARGEMENT = 2
+"""Super-resolution halves the pixel."""
+
+ToScan = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class PreparedSlice:
+    """A problem, and the way back from engine planes to the scan's image.
+
+    Parameters
+    ----------
+    problem
+        For the engine.
+    to_scan
+        Maps `(2, H, W)` engine planes to the `(h, w)` float32 image on the scan's scale.
+    unreconstructed
+        `(2, H, W)` engine planes of what the scan shows untreated: zero-filled, FBP or the input.
+    n_coils, n_views
+        For the bundle's limits; 1 where there are none.
+    notes
+        Remarks of the preparation.
+    """
+
+    problem: Problem
+    to_scan: ToScan = field(repr=False)
+    unreconstructed: NDArray[np.float32] = field(repr=False)
+    n_coils: int = 1
+    n_views: int = 1
+    notes: tuple[str, ...] = ()
+
+
+def resolve_task(scan: Scan, task: Task | None) -> Task:
+    """Return the task that a scan is reconstructed for; images are denoised unless told.
+
+    Raises
+    ------
+    UsageError
+        The task does not go with the kind of scan.
+    """
+    if isinstance(scan, ImageScan):
+        if task in {"mri", "ct"}:
+            raise UsageError(f"{scan.path} holds images; --task {task} needs raw data")
+        return task or "denoise"
+    own: Task = "mri" if isinstance(scan, KspaceScan) else "ct"
+    if task not in {None, own}:
+        raise UsageError(
+            f"{scan.path} holds raw {own.upper()} data; --task {task} takes images: "
+            "reconstruct first, then pass the result"
+        )
+    return own
+
+
+def prepare_slice(scan: Scan, index: int, task: Task) -> PreparedSlice:
+    """Read slice `index` and state its reconstruction for `task`.
+
+    Raises
+    ------
+    ScanError
+        The slice cannot be read or its values cannot be used.
+    """
+    if isinstance(scan, KspaceScan):
+        return _prepare_kspace(scan, index)
+    if isinstance(scan, SinogramScan):
+        return _prepare_sinogram(scan, index)
+    if isinstance(scan, ImageScan):
+        return _prepare_image(scan, index, task)
+    raise UsageError(f"no way to reconstruct a {type(scan).__name__}")
+
+
+def output_info(info: ScanInfo, task: Task) -> ScanInfo:
+    """Return the geometry of the output: that of the scan, with smaller pixels if enlarged."""
+    if task != "super-resolve" or info.pixel_spacing_mm is None:
+        return info
+    row, column = info.pixel_spacing_mm
+    # The first fine pixel's centre lies a quarter of a coarse pixel before the coarse one's.
+    shift = (1 / ENLARGEMENT - 1) / 2
+    planes = tuple(
+        replace(
+            plane,
+            position_mm=(
+                plane.position_mm[0]
+                + shift * (column * plane.row_direction[0] + row * plane.column_direction[0]),
+                plane.position_mm[1]
+                + shift * (column * plane.row_direction[1] + row * plane.column_direction[1]),
+                plane.position_mm[2]
+                + shift * (column * plane.row_direction[2] + row * plane.column_direction[2]),
+            ),
+        )
+        for plane in info.planes
+    )
+    return replace(info, pixel_spacing_mm=(row / ENLARGEMENT, column / ENLARGEMENT), planes=planes)
+
+
+def _prepare_kspace(scan: KspaceScan, index: int) -> PreparedSlice:
+    measured = prepare_mri(
+        scan.kspace(index),
+        scan.mask,
+        scan.noise_samples,
+        scan.recon_matrix,
+        scan.calibration(index),
+    )
+    problem = build_mri_problem(
+        measured.data,
+        measured.csm,
+        measured.mask,
+        measured.noise_level,
+        hybrid=measured.is_hybrid,
+    )
+    top, left, height, width = measured.crop
+    view = (slice(top, top + height), slice(left, left + width))
+
+    def to_scan(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        grid_height, grid_width = measured.rss_scale.shape
+        inside = planes[:, :grid_height, :grid_width]
+        magnitude = np.hypot(inside[0], inside[1]) * measured.rss_scale * problem.scale
+        image = magnitude[view]
+        return np.ascontiguousarray(image.T if scan.rows_are_phase else image, np.float32)
+
+    return PreparedSlice(
+        problem, to_scan, problem.b, n_coils=len(measured.csm), notes=measured.notes
+    )
+
+
+def _prepare_sinogram(scan: SinogramScan, index: int) -> PreparedSlice:
+    problem = build_ct_problem(
+        scan.sinogram(index),
+        scan.geometry,
+        scan.recon_matrix,
+        scan.pixel_spacing_mm,
+        mu_water_per_mm=scan.mu_water_per_mm,
+        photons=scan.photons,
+    )
+    return PreparedSlice(
+        problem, _real_part(problem), problem.x1, n_views=scan.geometry.n_views
+    )
+
+
+def _prepare_image(scan: ImageScan, index: int, task: Task) -> PreparedSlice:
+    modality = scan.info.modality
+    if task == "inpaint":
+        image = scan.image(index, missing=True)
+        problem = build_inpaint_problem(image, np.isfinite(image), modality)
+    elif task == "super-resolve":
+        problem = build_superresolution_problem(scan.image(index), ENLARGEMENT, modality)
+    else:
+        problem = build_denoise_problem(scan.image(index), modality)
+    return PreparedSlice(problem, _real_part(problem), problem.x1)
+
+
+def _real_part(problem: Problem) -> ToScan:
+    _, height, width = problem.b.shape
+    top, left, rows, columns = problem.crop or (0, 0, height, width)
+
+    def to_scan(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        image = planes[0, top : top + rows, left : left + columns]
+        return (image * np.float32(problem.scale) + np.float32(problem.offset)).astype(np.float32)
+
+    return to_scan

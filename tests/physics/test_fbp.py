@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ellipses import PHANTOM, analytic_sinogram, pixelated
+from scipy.ndimage import binary_erosion
+from scipy.signal import convolve
+
+from ldmpir_edge.errors import ShapeError
+from ldmpir_edge.physics.fbp import (
+    convolve_detectors,
+    fbp,
+    hann_ramp_kernel,
+    ramp_kernel,
+    redundancy_weights,
+    view_weights,
+)
+from ldmpir_edge.physics.geometry import RadonGeometry
+
+TURN = np.linspace(0, 2 * np.pi, 360, endpoint=False)
+GOLDEN = np.pi * (np.sqrt(5) - 1)
+
+
+def scan(kind, angles, offset=0.25):
+    """260 rays, 0.45 mm apart at the rotation centre."""
+    spacing = {
+        "parallel": {"detector_spacing_mm": 0.45},
+        "fan-equidistant": {
+            "detector_spacing_mm": 0.8,
+            "source_origin_mm": 150.0,
+            "origin_detector_mm": 120.0,
+        },
+        "fan-equiangular": {"detector_spacing_rad": 0.003, "source_origin_mm": 150.0},
+    }[kind]
+    return RadonGeometry(kind, angles, 280, detector_offset=offset, **spacing)
+
+
+SCANS = {
+    "half turn": scan("parallel", TURN[:180]),
+    "half turn, backwards": scan("parallel", -TURN[:180]),
+    "whole turn": scan("parallel", TURN),
+    "golden angle": scan("parallel", np.arange(233) * GOLDEN, 0.0),
+    "flat fan": scan("fan-equidistant", TURN),
+    "flat fan, two turns": scan("fan-equidistant", np.concatenate([TURN[::2], TURN[::2] + 7.0])),
+    "flat fan, short scan": scan("fan-equidistant", TURN[:230] + 4),
+    "arc fan": scan("fan-equiangular", TURN),
+    "arc fan, short scan": scan("fan-equiangular", TURN[:270] + 2),
+    "arc fan, short scan backwards": scan("fan-equiangular", 1 - TURN[:226]),
+}
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_ellipses_come_back_with_their_attenuation(name):
+    geometry = SCANS[name]
+    image = fbp(analytic_sinogram(geometry), geometry, (200, 212), 0.5)
+    truth = pixelated((200, 212), 0.5)
+    row, column = np.mgrid[:200, :212]
+    # The corners lie outside what every view of the fans sees.
+    field_of_view = np.hypot(row - 99.5, column - 105.5) * 0.5 < 50
+    for level in (0.0, 0.014, 0.02, 0.03):
+        inside = binary_erosion(np.abs(truth - level) < 1e-9, iterations=4) & field_of_view
+        assert inside.sum() > 200
+        assert image[inside].mean() == pytest.approx(level, abs=0.0002)
+    assert np.linalg.norm(image - truth) < 0.06 * np.linalg.norm(truth)
+
+
+def test_a_shifted_grid_shows_the_same_slice():
+    geometry = SCANS["arc fan"]
+    sinogram = analytic_sinogram(geometry)
+    whole = fbp(sinogram, geometry, (121, 120), 0.5)
+    part = fbp(sinogram, geometry, (100, 90), 0.5, center_mm=(2.5, -0.75))
+    # Centre of rows 12…111 and columns 20…109 of the whole grid.
+    np.testing.assert_allclose(part, whole[12:112, 20:110], atol=1e-9)
+
+
+def test_a_missing_wedge_does_not_brighten_the_rest():
+    geometry = scan("parallel", TURN[:120])
+    assert view_weights(geometry.angles_rad, np.pi) == pytest.approx(np.pi / 180, rel=1e-9)
+
+
+def test_repeated_views_share_their_angle():
+    weights = view_weights(np.array([0.0, 0.0, 1.0, 2.0, 2.0 + np.pi, 3.0]), np.pi)
+    assert weights.sum() == pytest.approx(np.pi)
+    assert weights[0] + weights[1] == pytest.approx((1 + np.pi - 3) / 2)
+    assert weights[3] + weights[4] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("views", [2260, 2700])
+def test_opposite_rays_of_a_short_scan_share_one_measurement(views):
+    beta = np.arange(views) * np.pi / 1800
+    geometry = scan("fan-equiangular", beta, 0.0)
+    gamma = geometry.detector_positions
+    weights = redundancy_weights(geometry)
+    assert weights.min() >= 0
+    assert weights.max() <= 1
+    # The ray (β, γ) runs back along (β + π − 2γ, −γ).
+    for d in (20, 139, 200):
+        opposite = beta + np.pi - 2 * gamma[d]
+        found = np.interp(opposite, beta, weights[:, -1 - d], right=0.0)
+        seen = opposite <= beta[-1]
+        assert seen.any()
+        np.testing.assert_allclose((weights[:, d] + found)[seen], 1.0, atol=5e-4)
+
+
+@pytest.mark.parametrize("kernel", [ramp_kernel, hann_ramp_kernel])
+@pytest.mark.parametrize("n_detectors", [1, 2, 31, 64])
+def test_detector_filter_is_the_linear_convolution(kernel, n_detectors, rng):
+    views = rng.standard_normal((3, n_detectors))
+    taps = kernel(n_detectors, 0.7)
+    full = np.concatenate([taps[:0:-1], taps])
+    expected = np.stack([convolve(view, full, mode="full", method="direct") for view in views])
+    expected = expected[:, n_detectors - 1 : 2 * n_detectors - 1]
+    np.testing.assert_allclose(convolve_detectors(views, taps), expected, atol=1e-12)
+    single = convolve_detectors(views.astype(np.float32), taps)
+    assert single.dtype == np.float32
+
+
+@pytest.mark.parametrize("spacing", [0.5, 2.0])
+def test_ramp_taps_have_the_ramps_spectrum(spacing):
+    frequency = np.linspace(0, 0.5, 11) / spacing
+    n = np.arange(1, 20_000)
+
+    def spectrum(taps):
+        waves = np.cos(2 * np.pi * spacing * frequency[:, None] * n)
+        return taps[0] + 2 * waves @ taps[1:]
+
+    ramp = spectrum(ramp_kernel(20_000, spacing))
+    np.testing.assert_allclose(ramp, frequency, atol=2e-5 / spacing)
+    hann = spectrum(hann_ramp_kernel(20_000, spacing))
+    window = np.cos(np.pi * frequency * spacing) ** 2
+    np.testing.assert_allclose(hann, frequency * window, atol=2e-5 / spacing)
+
+
+def test_a_sinogram_of_another_scan_is_refused():
+    with pytest.raises(ShapeError, match=r"\(5, 280\).*\(180, 280\)"):
+        fbp(np.zeros((5, 280)), SCANS["half turn"], (16, 16), 1.0)
+
+
+def test_the_phantom_is_inside_every_fan():
+    reach = max(np.hypot(e.x, e.y) + max(e.a, e.b) for e in PHANTOM)
+    assert all(
+        g.source_distance_mm * np.sin(g.fan_angles_rad.max()) > reach
+        for g in SCANS.values()
+        if g.is_fan
+    )

@@ -30,7 +30,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map `(B, channels, h, w)` to the same shape, given `(B, embedding)`."""
-        gain, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        # Constant bounds: chunk() would trace as shape arithmetic.
+        n = self.conv1.in_channels
+        both = self.modulation(embedding)[:, :, None, None]
+        gain, shift = both[:, :n], both[:, n:]
         hidden = torch.relu(self.conv1(x * (1 + gain) + shift))
         out: Tensor = x + self.conv2(hidden)
         return out

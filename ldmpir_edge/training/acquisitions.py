@@ -13,7 +13,6 @@ from ldmpir_edge.physics.ct_problem import build_ct_problem
 from ldmpir_edge.physics.fourier import centred_ifft
 from ldmpir_edge.physics.geometry import RadonGeometry
 from ldmpir_edge.physics.image_problem import (
-    HU_OFFSET,
     HU_SCALE,
     build_denoise_problem,
     build_inpaint_problem,
@@ -28,6 +27,7 @@ from ldmpir_edge.physics.radon import RadonOp
 from ldmpir_edge.physics.superresolution import BlurDecimateOp
 from ldmpir_edge.scans.coil_maps import estimate_coil_maps
 from ldmpir_edge.scans.coils import random_phase, simulate_coil_maps
+from ldmpir_edge.training.recipe import TrainingTask
 
 MU_WATER_PER_MM = 0.0192
 
@@ -97,7 +97,7 @@ def _simulate_mri(
         kspace = centred_ifft(kspace, (-2,))
     problem = build_mri_problem(kspace, csm, mask, noise_level, hybrid=hybrid)
     combined = np.sum(np.conj(csm) * coil_images, axis=0) / problem.scale
-    return Example(problem, pad_image(to_planes(combined)))
+    return Example(problem, to_planes(pad_image(combined)))
 
 
 def _centre(kspace: NDArray[np.complex64], n_acs: int, mask_ndim: int) -> NDArray[np.complex64]:
@@ -124,14 +124,45 @@ def simulate_ct(
         n_detectors=int(np.ceil(1.42 * size * spacing_mm / pitch)),
         detector_spacing_mm=pitch,
     )
+    return _simulate_ct(image, geometry, spacing_mm, rng)
+
+
+def simulate_fan_ct(
+    image: NDArray[np.float32], modality: Modality, rng: np.random.Generator
+) -> Example:
+    """Project a HU image in fan beam over a full turn, with sparse views."""
+    size = image.shape[0]
+    n_views = int(rng.integers(40, 120))
+    spacing_mm = float(rng.uniform(0.6, 1.0) * 512 / size)
+    pitch = 2 * spacing_mm
+    # The magnified diagonal of the image must fall on the detector: 2.4 tan(asin(√½ / 1.2)).
+    n_detectors = int(np.ceil(1.75 * 2 * size * spacing_mm / pitch))
+    geometry = RadonGeometry(
+        kind="fan-equidistant",
+        angles_rad=np.arange(n_views) * 2 * np.pi / n_views,
+        n_detectors=n_detectors,
+        detector_spacing_mm=pitch,
+        source_origin_mm=1.2 * size * spacing_mm,
+        origin_detector_mm=1.2 * size * spacing_mm,
+    )
+    return _simulate_ct(image, geometry, spacing_mm, rng)
+
+
+def _simulate_ct(
+    image: NDArray[np.float32],
+    geometry: RadonGeometry,
+    spacing_mm: float,
+    rng: np.random.Generator,
+) -> Example:
+    shape = (image.shape[0], image.shape[1])
     attenuation = np.maximum(image / 1000 + 1, 0) * MU_WATER_PER_MM
-    ideal = RadonOp(geometry, (size, size), spacing_mm).forward(attenuation.astype(np.float32))
+    ideal = RadonOp(geometry, shape, spacing_mm).forward(attenuation.astype(np.float32))
     photons = float(np.exp(rng.uniform(np.log(8e3), np.log(1e6))))
     sinogram = add_poisson_gaussian(ideal, photons, 5.0, rng).astype(np.float32)
     problem = build_ct_problem(
         sinogram,
         geometry,
-        (size, size),
+        shape,
         spacing_mm,
         mu_water_per_mm=MU_WATER_PER_MM,
         photons=photons,
@@ -196,10 +227,11 @@ def _target(image: NDArray[np.float32], problem: Problem) -> NDArray[np.float32]
     return padded
 
 
-SIMULATORS: dict[str, Simulator] = {
+SIMULATORS: dict[TrainingTask, Simulator] = {
     "mri-columns": simulate_mri_columns,
     "mri-2d": simulate_mri_2d,
     "ct": simulate_ct,
+    "ct-fan": simulate_fan_ct,
     "denoise": simulate_denoise,
     "inpaint": simulate_inpaint,
     "super-resolve": simulate_superresolution,

@@ -41,7 +41,7 @@ def random_contrast(image: NDArray[np.float32], rng: np.random.Generator) -> NDA
     top = float(np.percentile(image, 99.8))
     if top <= 0:
         return image
-    x = np.clip(image / top, 0, 1.5)
+    x: NDArray[np.float32] = np.clip(image / top, 0, 1.5)
     x = x ** np.exp(rng.uniform(np.log(0.6), np.log(1.6)))
     if rng.random() < 0.2:
         x = x * np.clip(1.15 - x, 0.05, None) * 2

@@ -3,25 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
+from ldmpir_edge.errors import ScanDataError
 from ldmpir_edge.physics.normal import BATCHED_TABLES
+from ldmpir_edge.physics.problem import Family, Modality, Task
 from ldmpir_edge.training.acquisitions import SIMULATORS, Example
 from ldmpir_edge.training.augment import random_contrast, random_view
 from ldmpir_edge.training.images import ImageStack
-from ldmpir_edge.training.recipe import Recipe
+from ldmpir_edge.training.recipe import Recipe, TrainingTask
 
-CT_TASKS = {"ct"}
-MR_TASKS = {"mri-columns", "mri-2d"}
 AIR_HU = -1000.0
+N_VIEWS = 10
+"""Views to draw before one that shows almost nothing is taken as it is."""
+
+REQUIRED_MODALITY: dict[TrainingTask, Modality] = {
+    "mri-columns": "mr",
+    "mri-2d": "mr",
+    "ct": "ct",
+    "ct-fan": "ct",
+}
+"""Tasks that only images of one modality can serve; the others take any."""
 
 
-class SimulatedScans(Dataset[dict[str, Any]]):
+class TrainingItem(TypedDict):
+    """An example as a batch of one: the sampler's inputs, and `target` `(1, 2, H, W)`."""
+
+    family: Family
+    task: Task
+    b: Tensor
+    x1: Tensor
+    target: Tensor
+    noise_level: Tensor
+    condition: Tensor
+    tables: dict[str, Tensor]
+
+
+class SimulatedScans(Dataset[TrainingItem]):
     """Example i is drawn with a generator seeded by (seed, i), so that a run can be resumed.
 
     Parameters
@@ -30,11 +54,16 @@ class SimulatedScans(Dataset[dict[str, Any]]):
         The images; a stack is drawn with a weight of √n for its n slices, so that one long
         volume does not drown the others.
     recipe
-        Gives the seed and the mix of tasks.
+        Gives the seed and the mix of tasks; a task that no image can serve is left out.
     sizes
         Image sizes to draw from.
     start, length
         First index and number of examples.
+
+    Raises
+    ------
+    ScanDataError
+        The images can serve none of the recipe's tasks.
     """
 
     def __init__(
@@ -45,30 +74,39 @@ class SimulatedScans(Dataset[dict[str, Any]]):
         start: int,
         length: int,
     ) -> None:
-        self.stacks = list(stacks)
+        self.stacks = tuple(stacks)
         self.recipe = recipe
         self.sizes = tuple(sizes)
         self.start, self.length = start, length
-        weights = np.sqrt([len(s.slices) for s in self.stacks])
-        self._stack_weights = weights
-        modalities = {s.modality for s in self.stacks}
+        self._stack_weights = np.sqrt([len(s.slices) for s in self.stacks])
         possible = {
             task: weight
             for task, weight in recipe.tasks.items()
-            if not (task in CT_TASKS and "ct" not in modalities)
-            and not (task in MR_TASKS and "mr" not in modalities)
+            if any(_serves(stack, task) for stack in self.stacks)
         }
+        total = sum(possible.values())
+        if total == 0:
+            raise ScanDataError(
+                f"none of the {len(self.stacks)} image volumes can serve the recipe's tasks "
+                f"({', '.join(recipe.tasks)}); MRI tasks need MR images and CT tasks HU images"
+            )
         self._tasks = list(possible)
-        self._task_weights = np.array(list(possible.values())) / sum(possible.values())
+        self._task_weights = np.array(list(possible.values())) / total
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> TrainingItem:
         return to_tensors(self.example(self.start + index))
 
     def example(self, index: int) -> Example:
-        """Draw example `index`."""
+        """Draw example `index`.
+
+        Raises
+        ------
+        ScanDataError
+            The drawn slices are constant: there is nothing to learn from them.
+        """
         rng = np.random.default_rng([self.recipe.seed, index])
         task = self._tasks[rng.choice(len(self._tasks), p=self._task_weights)]
         size = int(rng.choice(self.sizes))
@@ -76,15 +114,10 @@ class SimulatedScans(Dataset[dict[str, Any]]):
         return SIMULATORS[task](image, modality, rng)
 
     def _image(
-        self, task: str, size: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], Any]:
-        fits = [
-            (task not in CT_TASKS or s.modality == "ct")
-            and (task not in MR_TASKS or s.modality == "mr")
-            for s in self.stacks
-        ]
-        weights = np.where(fits, self._stack_weights, 0)
-        for _ in range(10):
+        self, task: TrainingTask, size: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], Modality]:
+        weights = np.where([_serves(s, task) for s in self.stacks], self._stack_weights, 0)
+        for _ in range(N_VIEWS):
             stack = self.stacks[rng.choice(len(self.stacks), p=weights / weights.sum())]
             raw = stack.slices[rng.integers(len(stack.slices))].astype(np.float32)
             if stack.modality == "ct":
@@ -95,10 +128,19 @@ class SimulatedScans(Dataset[dict[str, Any]]):
             # A view may miss the object altogether: draw again.
             if np.ptp(image) > 0 and np.mean(image > np.min(image) + 0.1 * np.ptp(image)) > 0.05:
                 break
+        if np.ptp(image) == 0:
+            raise ScanDataError(
+                f"{N_VIEWS} views in a row, the last of {stack.name}, show a constant image; "
+                "remove empty volumes from the training images"
+            )
         return image, stack.modality
 
 
-def to_tensors(example: Example) -> dict[str, Any]:
+def _serves(stack: ImageStack, task: TrainingTask) -> bool:
+    return REQUIRED_MODALITY.get(task, stack.modality) == stack.modality
+
+
+def to_tensors(example: Example) -> TrainingItem:
     """Turn an example into a batch of one."""
     problem = example.problem
     tables = {

@@ -1,8 +1,9 @@
-"""Image sources: a folder of magnitude or HU images, held in memory slice by slice."""
+"""Image sources: folders of magnitude or HU images, held in memory volume by volume."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmpir_edge.errors import ScanDataError, ScanFormatError
+from ldmpir_edge.errors import LdmpirError, ScanDataError, ScanFormatError
 from ldmpir_edge.physics.problem import Modality
 
-SUFFIXES = {".npz", ".npy", ".h5", ".png", ".tif", ".tiff", ".dcm"}
+FASTMRI_REFERENCES = ("reconstruction_rss", "reconstruction_esc")
 
 
 @dataclass(frozen=True)
@@ -26,80 +27,97 @@ class ImageStack:
 
 
 def load_folder(*folders: Path) -> list[ImageStack]:
-    """Read every image file below the folders.
+    """Read every image file below the folders, in the order of their paths.
 
     Understood are .npz with `slices` (n, H, W) and an optional JSON `meta` whose `unit` "HU"
-    marks CT, .npy (H, W) or (n, H, W), fastMRI .h5 (its reference reconstruction), PNG, TIFF and
-    DICOM files.
+    marks CT, .npy (H, W) or (n, H, W), fastMRI .h5 (its reference reconstruction), PNG, TIFF (of
+    one or more pages) and DICOM (.dcm) files. Pictures in colour are read as grey.
 
     Raises
     ------
     ScanFormatError
         A file cannot be read as what its name says.
     ScanDataError
-        No image was found, or one holds NaN or infinite values.
+        A folder holds no image, or an image holds NaN or infinite values.
     """
-    paths = sorted(p for f in folders for p in f.rglob("*") if p.suffix.lower() in SUFFIXES)
-    stacks = [_load(p) for p in paths]
-    if not stacks:
-        names = ", ".join(str(f) for f in folders)
-        raise ScanDataError(f"no training image below {names}; known kinds: {sorted(SUFFIXES)}")
-    return stacks
+    paths: list[Path] = []
+    for folder in folders:
+        found = [p for p in folder.rglob("*") if p.suffix.lower() in _READERS and p.is_file()]
+        if not found:
+            raise ScanDataError(
+                f"no training image below {folder}; give a folder with files of these kinds: "
+                f"{', '.join(_READERS)}"
+            )
+        paths += found
+    return [_load(path) for path in sorted(paths)]
 
 
 def _load(path: Path) -> ImageStack:
     try:
-        stack = _READERS[path.suffix.lower()](path)
-    except (OSError, KeyError, ValueError) as err:
-        raise ScanFormatError(f"cannot read training images from {path}: {err}") from err
-    slices = stack.slices
-    if slices.ndim != 3 or min(slices.shape) < 1:
-        raise ScanFormatError(f"{path} has shape {slices.shape}; expected (slices, H, W)")
-    if slices.dtype.kind == "f" and not np.isfinite(slices).all():
+        modality, slices = _READERS[path.suffix.lower()](path)
+    except LdmpirError:
+        raise
+    except Exception as err:
+        # Five libraries decode these files, and a damaged one makes them raise anything.
+        reason = " ".join(str(err).split()) or type(err).__name__
+        raise ScanFormatError(
+            f"cannot read training images from {path}: {reason}; replace or remove the file"
+        ) from err
+    if slices.ndim != 3 or slices.size == 0 or slices.dtype.kind not in "buif":
+        raise ScanFormatError(
+            f"{path} holds {slices.dtype} of shape {slices.shape}; "
+            "training needs real numbers as (slices, H, W)"
+        )
+    if not np.isfinite(slices).all():
         raise ScanDataError(f"{path} holds NaN or infinite values; remove them or the file")
-    return stack
+    return ImageStack(path.stem, modality, slices)
 
 
-def _npz(path: Path) -> ImageStack:
+def _npz(path: Path) -> tuple[Modality, NDArray[np.generic]]:
     with np.load(path, allow_pickle=False) as archive:
         meta = json.loads(str(archive["meta"])) if "meta" in archive else {}
-        return ImageStack(
-            path.stem, "ct" if meta.get("unit") == "HU" else "mr", archive["slices"]
-        )
+        return "ct" if meta.get("unit") == "HU" else "mr", archive["slices"]
 
 
-def _npy(path: Path) -> ImageStack:
-    array = np.load(path, allow_pickle=False)
-    return ImageStack(path.stem, "mr", array if array.ndim == 3 else array[None])
+def _npy(path: Path) -> tuple[Modality, NDArray[np.generic]]:
+    return "mr", _as_stack(np.load(path, allow_pickle=False))
 
 
-def _fastmri(path: Path) -> ImageStack:
+def _fastmri(path: Path) -> tuple[Modality, NDArray[np.generic]]:
     with h5py.File(path) as f:
-        name = next(n for n in ("reconstruction_rss", "reconstruction_esc", "") if n in f or not n)
-        if not name:
-            raise KeyError("neither reconstruction_rss nor reconstruction_esc: no reference image")
-        return ImageStack(path.stem, "mr", np.asarray(f[name], np.float32))
-
-
-def _picture(path: Path) -> ImageStack:
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        return ImageStack(path.stem, "mr", np.asarray(picture.convert("F"), np.float32)[None])
-
-
-def _dicom(path: Path) -> ImageStack:
-    import pydicom
-    from pydicom.pixels import apply_rescale
-
-    ds = pydicom.dcmread(path)
-    pixels = np.asarray(apply_rescale(ds.pixel_array, ds), np.float32)
-    return ImageStack(
-        path.stem, "ct" if ds.get("Modality") == "CT" else "mr", np.atleast_3d(pixels.T).T
+        for name in FASTMRI_REFERENCES:
+            if name in f:
+                return "mr", np.asarray(f[name], np.float32)
+    raise ScanFormatError(
+        f"{path} has neither {' nor '.join(FASTMRI_REFERENCES)}; training needs the reference "
+        "image, which fastMRI's train and val files have"
     )
 
 
-_READERS = {
+def _picture(path: Path) -> tuple[Modality, NDArray[np.generic]]:
+    from PIL import Image, ImageSequence
+
+    with Image.open(path) as picture:
+        pages = [np.asarray(p.convert("F"), np.float32) for p in ImageSequence.Iterator(picture)]
+    return "mr", np.stack(pages)
+
+
+def _dicom(path: Path) -> tuple[Modality, NDArray[np.generic]]:
+    import pydicom
+    from pydicom.pixels.processing import apply_rescale
+
+    ds = pydicom.dcmread(path)
+    if ds.get("SamplesPerPixel", 1) != 1:
+        raise ScanFormatError(f"{path} is a colour image; training needs MR or CT images")
+    pixels = np.asarray(apply_rescale(ds.pixel_array, ds), np.float32)
+    return "ct" if ds.get("Modality") == "CT" else "mr", _as_stack(pixels)
+
+
+def _as_stack(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    return array[None] if array.ndim == 2 else array
+
+
+_READERS: dict[str, Callable[[Path], tuple[Modality, NDArray[np.generic]]]] = {
     ".npz": _npz,
     ".npy": _npy,
     ".h5": _fastmri,

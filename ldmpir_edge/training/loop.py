@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ from ldmpir_edge.models.config import ModelConfig
 from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.models.sampler import bridge_state, sample
 from ldmpir_edge.models.weights import save_weights
-from ldmpir_edge.training.dataset import SimulatedScans
+from ldmpir_edge.scans.atomic import atomic_file, make_folder, output_errors
+from ldmpir_edge.training.dataset import SimulatedScans, TrainingItem
 from ldmpir_edge.training.images import ImageStack
 from ldmpir_edge.training.losses import image_loss
 from ldmpir_edge.training.recipe import Recipe, Stage
@@ -26,9 +28,25 @@ from ldmpir_edge.training.recipe import Recipe, Stage
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
 WEIGHTS = "weights.safetensors"
-LOG_FIELDS = ("update", "stage", "task", "family", "loss", "psnr", "psnr_x1", "seconds", "waited")
 EMA_WARMUP = 10
 """Early in a run the average follows the weights: its decay is (1 + n) / (EMA_WARMUP + n)."""
+
+
+class LogRow(TypedDict):
+    """One update: a row of the log, with the task and PSNR (dB) of its last example.
+
+    `psnr_x1` is that of the classical estimate; `seconds` includes the time `waited` for data.
+    """
+
+    update: int
+    stage: int
+    task: str
+    family: str
+    loss: float
+    psnr: float
+    psnr_x1: float
+    seconds: float
+    waited: float
 
 
 class Trainer:
@@ -46,6 +64,13 @@ class Trainer:
         Processes that simulate acquisitions.
     checkpoint_every
         Updates between checkpoints.
+
+    Raises
+    ------
+    UsageError
+        The folder's checkpoint is damaged, or is of another architecture or recipe.
+    OutputError
+        The folder cannot be written.
     """
 
     def __init__(
@@ -58,25 +83,34 @@ class Trainer:
         n_workers: int = 1,
         checkpoint_every: int = 100,
     ) -> None:
-        torch.manual_seed(recipe.seed)
         self.recipe, self.stacks, self.folder = recipe, stacks, folder
         self.n_workers, self.checkpoint_every = n_workers, checkpoint_every
-        self.model = LdmPir(config).train()
-        self.average = LdmPir(config).eval()
-        self.average.load_state_dict(self.model.state_dict())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.model = LdmPir(config).train()
+        self.average = copy.deepcopy(self.model).eval()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=1e-4)
         self.update = 0
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if (folder / CHECKPOINT).exists():
             self._resume()
+        self._cut_log()
 
     @property
     def n_updates(self) -> int:
         """Updates of all stages together."""
         return sum(stage.n_updates for stage in self.recipe.stages)
 
-    def run(self, on_update: Callable[[dict[str, Any]], None]) -> Path:
-        """Train to the end of the recipe and return the path of the averaged weights."""
+    def run(self, on_update: Callable[[LogRow], None]) -> Path:
+        """Train to the end of the recipe and return the path of the averaged weights.
+
+        Raises
+        ------
+        OutputError
+            The log, the checkpoint or the weights cannot be written.
+        ScanDataError
+            The images do not serve the recipe.
+        """
         done = 0
         for number, stage in enumerate(self.recipe.stages):
             if self.update < done + stage.n_updates:
@@ -86,7 +120,7 @@ class Trainer:
         return self.folder / WEIGHTS
 
     def _run_stage(
-        self, number: int, stage: Stage, first: int, on_update: Callable[[dict[str, Any]], None]
+        self, number: int, stage: Stage, first: int, on_update: Callable[[LogRow], None]
     ) -> None:
         n_left = first + stage.n_updates - self.update
         # The stage's own range of indices keeps examples apart without a record of the past.
@@ -106,16 +140,27 @@ class Trainer:
             waited = time.perf_counter() - started
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(stage, self.update - first)
-            row = self._step(stage, batch)
+            loss, x0_hat = self._step(stage, batch)
             self.update += 1
-            row |= {"update": self.update, "stage": number, "waited": round(waited, 4)}
-            row["seconds"] = round(time.perf_counter() - started, 4)
+            last = batch[-1]
+            row: LogRow = {
+                "update": self.update,
+                "stage": number,
+                "task": last["task"],
+                "family": last["family"],
+                "loss": round(loss, 6),
+                "psnr": round(_psnr(x0_hat, last["target"]), 3),
+                "psnr_x1": round(_psnr(last["x1"], last["target"]), 3),
+                "seconds": round(time.perf_counter() - started, 4),
+                "waited": round(waited, 4),
+            }
             self._log(row)
             on_update(row)
             if self.update % self.checkpoint_every == 0:
                 self._checkpoint()
 
-    def _step(self, stage: Stage, batch: list[dict[str, Any]]) -> dict[str, Any]:
+    def _step(self, stage: Stage, batch: Sequence[TrainingItem]) -> tuple[float, Tensor]:
+        """Update the weights; return the loss and the last example's reconstruction."""
         # Draws are tied to the update, not to the process, so that a resumed run repeats them.
         draws = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.update)
         self.optimizer.zero_grad(set_to_none=True)
@@ -130,16 +175,9 @@ class Trainer:
         if torch.isfinite(norm):
             self.optimizer.step()
             self._follow()
-        last = batch[-1]
-        return {
-            "task": last["task"],
-            "family": last["family"],
-            "loss": round(total, 6),
-            "psnr": round(_psnr(x0_hat.detach(), last["target"]), 3),
-            "psnr_x1": round(_psnr(last["x1"], last["target"]), 3),
-        }
+        return total, x0_hat.detach()
 
-    def _predict(self, stage: Stage, item: dict[str, Any], draws: torch.Generator) -> Tensor:
+    def _predict(self, stage: Stage, item: TrainingItem, draws: torch.Generator) -> Tensor:
         x1, b, family, tables = item["x1"], item["b"], item["family"], item["tables"]
         level, condition = item["noise_level"], item["condition"]
         if stage.n_steps:
@@ -159,14 +197,25 @@ class Trainer:
         for slow, fast in zip(self.average.parameters(), self.model.parameters(), strict=True):
             slow.lerp_(fast, 1 - decay)
 
-    def _log(self, row: dict[str, Any]) -> None:
+    def _log(self, row: LogRow) -> None:
         path = self.folder / LOG
-        new = not path.exists()
-        with path.open("a", newline="") as f:
-            writer = csv.DictWriter(f, LOG_FIELDS)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        with output_errors(path):
+            new = not path.exists()
+            with path.open("a", newline="") as f:
+                writer = csv.DictWriter(f, tuple(LogRow.__annotations__))
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
+
+    def _cut_log(self) -> None:
+        """Drop the rows after the checkpoint, whose updates are about to be repeated."""
+        path = self.folder / LOG
+        with output_errors(path):
+            if not path.exists():
+                return
+            lines = path.read_bytes().splitlines(keepends=True)
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(b"".join(lines[: 1 + self.update]))
 
     def _checkpoint(self) -> None:
         state = {
@@ -177,22 +226,47 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        temporary = self.folder / f"{CHECKPOINT}.tmp"
-        torch.save(state, temporary)
-        temporary.replace(self.folder / CHECKPOINT)
-        save_weights(self.average, self.folder / WEIGHTS)
+        with atomic_file(self.folder / CHECKPOINT) as temporary, temporary.open("wb") as f:
+            torch.save(state, f)
+        with output_errors(self.folder / WEIGHTS):
+            save_weights(self.average, self.folder / WEIGHTS)
 
     def _resume(self) -> None:
         path = self.folder / CHECKPOINT
-        state = torch.load(path, weights_only=True)
-        if ModelConfig(**state["config"]) != self.model.config:
-            raise UsageError(f"{path} was trained with another architecture; choose a new folder")
-        if Recipe(**state["recipe"]) != self.recipe:
-            raise UsageError(f"{path} was trained with another recipe; choose a new folder")
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.update = state["update"]
+        state = _read_checkpoint(path)
+        try:
+            if ModelConfig(**state["config"]) != self.model.config:
+                raise UsageError(
+                    f"{path} was trained with another architecture; choose a new folder"
+                )
+            if Recipe(**state["recipe"]) != self.recipe:
+                raise UsageError(f"{path} was trained with another recipe; choose a new folder")
+            if not 0 <= state["update"] <= self.n_updates:
+                raise ValueError(f"it stands at update {state['update']} of {self.n_updates}")
+            self.model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.update = int(state["update"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as err:
+            raise _damaged(path, err) from err
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        # weights_only: a checkpoint may hold tensors and plain values, never code.
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except Exception as err:
+        # Unpickling a damaged file may raise anything, says its documentation.
+        raise _damaged(path, err) from err
+    return state
+
+
+def _damaged(path: Path, err: Exception) -> UsageError:
+    reason = (str(err).splitlines() or [type(err).__name__])[0]
+    return UsageError(
+        f"cannot resume from {path}: {reason}; remove the file to train from the start, "
+        "or choose a new folder"
+    )
 
 
 def learning_rate(stage: Stage, update: int) -> float:

@@ -1,0 +1,1 @@
+"""Export: trace to ONNX, simplify, change precision, gate, and write the bundle."""

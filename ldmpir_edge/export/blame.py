@@ -1,0 +1,42 @@
+"""Find the layers whose lower precision changes the image most."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ldmpir_edge.export.precision import network_layers, to_half
+from ldmpir_edge.physics.engine_input import engine_arrays
+from ldmpir_edge.physics.problem import Problem
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def rank_layers(graph: onnx.ModelProto, problem: Problem, n_steps: int) -> list[tuple[str, float]]:
+    """Put one layer at a time into half precision and measure the change of the image.
+
+    Returns
+    -------
+        (layer, largest absolute difference in engine units; infinite for NaN), worst first.
+    """
+    import onnxruntime as ort
+
+    inputs = engine_arrays(problem, n_steps)
+
+    def run(model: onnx.ModelProto) -> np.ndarray:
+        session = ort.InferenceSession(
+            model.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        image: np.ndarray = session.run(None, inputs)[0]
+        return image
+
+    exact = run(graph)
+    layers = network_layers(graph)
+    damage = {}
+    for layer in layers:
+        others = frozenset(layers) - {layer}
+        difference = float(np.abs(run(to_half(graph, others)) - exact).max())
+        damage[layer] = difference if np.isfinite(difference) else float("inf")
+    return sorted(damage.items(), key=lambda item: -item[1])

@@ -1,0 +1,69 @@
+"""Weights stored once: the external data that all graphs of one precision share."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+
+MIN_BYTES = 512
+"""Smaller constants stay in the graph, where shape computations are folded from them."""
+
+ALIGNMENT = 64
+
+
+class WeightPool:
+    """Collects the large initialisers of graphs in one blob, each content once.
+
+    Parameters
+    ----------
+    location
+        File name of the blob, beside the graphs.
+    """
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        self._blob = bytearray()
+        self._offsets: dict[bytes, int] = {}
+
+    def externalise(self, graph: onnx.ModelProto) -> bytes:
+        """Serialise a graph whose large initialisers point into the pool.
+
+        The graph given is left as it was.
+        """
+        import onnx
+        from onnx import TensorProto, numpy_helper
+
+        model = onnx.ModelProto()
+        model.CopyFrom(graph)
+        for tensor in model.graph.initializer:
+            # One raw layout, so that equal values have equal bytes.
+            raw = numpy_helper.to_array(tensor).tobytes()
+            if len(raw) < MIN_BYTES:
+                continue
+            offset = self._place(raw)
+            for field in ("raw_data", "float_data", "int32_data", "int64_data"):
+                tensor.ClearField(field)
+            tensor.data_location = TensorProto.EXTERNAL
+            del tensor.external_data[:]
+            for key, value in (
+                ("location", self.location),
+                ("offset", str(offset)),
+                ("length", str(len(raw))),
+            ):
+                tensor.external_data.add(key=key, value=value)
+        return model.SerializeToString(deterministic=True)
+
+    def to_bytes(self) -> bytes:
+        """Return the blob."""
+        return bytes(self._blob)
+
+    def _place(self, raw: bytes) -> int:
+        digest = hashlib.sha256(raw).digest()
+        if digest not in self._offsets:
+            self._blob.extend(bytes(-len(self._blob) % ALIGNMENT))
+            self._offsets[digest] = len(self._blob)
+            self._blob.extend(raw)
+        return self._offsets[digest]

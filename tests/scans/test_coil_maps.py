@@ -1,0 +1,88 @@
+"""Coil maps against the maps that made the data, and against sigpy's ESPIRiT."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sigpy.mri
+
+from ldmpir_edge.errors import ShapeError
+from ldmpir_edge.scans.coil_maps import estimate_coil_maps
+
+
+def centre(kspace, rows, columns):
+    top, left = kspace.shape[1] // 2 - rows // 2, kspace.shape[2] // 2 - columns // 2
+    return kspace[:, top : top + rows, left : left + columns]
+
+
+def subspace_error(maps, truth):
+    """Sine of the angle between estimated and true map at each pixel."""
+    cosine = np.abs(np.sum(maps.conj() * truth, axis=0))
+    return np.sqrt(np.clip(1.0 - cosine**2, 0.0, 1.0))
+
+
+def test_espirit_recovers_the_maps_that_made_the_data(acquisition, rng):
+    shape = acquisition.kspace.shape
+    noise = rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+    kspace = (acquisition.kspace + 0.004 * noise).astype(np.complex64)
+    maps = estimate_coil_maps(centre(kspace, 24, 24), shape[1:])
+    error = subspace_error(maps, acquisition.maps)[acquisition.support]
+    assert error.mean() < 0.01
+    assert np.quantile(error, 0.99) < 0.04
+
+
+def test_espirit_is_as_good_as_sigpy(acquisition, rng):
+    shape = acquisition.kspace.shape
+    noise = rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+    kspace = (acquisition.kspace + 0.004 * noise).astype(np.complex64)
+    theirs = sigpy.mri.app.EspiritCalib(kspace, calib_width=24, crop=0, show_pbar=False).run()
+    ours = estimate_coil_maps(centre(kspace, 24, 24), shape[1:])
+    support = acquisition.support
+    angle = subspace_error(ours, theirs)[support]
+    assert angle.mean() < 0.02
+    # The projection onto the maps must leave no more of the coil images behind than theirs does.
+    images = acquisition.maps * acquisition.image
+
+    def residual(maps):
+        left = images - maps * np.sum(maps.conj() * images, axis=0)
+        return np.linalg.norm(left[:, support]) / np.linalg.norm(images[:, support])
+
+    assert residual(ours) < 1.3 * residual(theirs) + 1e-3
+
+
+@pytest.mark.parametrize("block", [(24, 24), (24, 8), (24, 4), (1, 1)])
+def test_maps_have_unit_norm_everywhere(acquisition, block):
+    maps = estimate_coil_maps(centre(acquisition.kspace, *block), (95, 81))
+    assert maps.dtype == np.complex64
+    np.testing.assert_allclose(np.sum(np.abs(maps) ** 2, axis=0), 1.0, atol=1e-4)
+
+
+def test_few_lines_still_follow_smooth_sensitivities(acquisition):
+    maps = estimate_coil_maps(centre(acquisition.kspace, 24, 6), acquisition.kspace.shape[1:])
+    error = subspace_error(maps, acquisition.maps)[acquisition.support]
+    # Constant maps are off by 0.4 here; Walsh from six lines must do far better.
+    assert error.mean() < 0.15
+
+
+def test_maps_vary_smoothly_inside_the_object(acquisition):
+    maps = estimate_coil_maps(centre(acquisition.kspace, 24, 24), acquisition.kspace.shape[1:])
+    inner = acquisition.support[:, 1:] & acquisition.support[:, :-1]
+    step = np.abs(np.diff(maps, axis=2))[:, inner]
+    truth = np.abs(np.diff(acquisition.maps, axis=2))[:, inner]
+    assert step.max() < 3 * truth.max() + 0.02
+
+
+def test_one_coil_has_the_map_one(acquisition):
+    maps = estimate_coil_maps(centre(acquisition.kspace[:1], 16, 16), (32, 40))
+    np.testing.assert_array_equal(maps, np.ones((1, 32, 40)))
+
+
+def test_a_silent_block_gives_equal_maps():
+    maps = estimate_coil_maps(np.zeros((4, 16, 16), np.complex64), (32, 32))
+    np.testing.assert_allclose(maps, 0.5)
+
+
+@pytest.mark.parametrize("shape", [(4, 16), (4, 40, 16), (4, 0, 16)])
+def test_a_block_of_the_wrong_shape_is_refused(shape):
+    with pytest.raises(ShapeError, match="calibration"):
+        estimate_coil_maps(np.ones(shape, np.complex64), (32, 32))

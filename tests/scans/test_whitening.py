@@ -1,0 +1,66 @@
+"""Whitened noise has unit covariance; the noise level matches the noise that was added."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ldmpir_edge.errors import ScanDataError, ShapeError
+from ldmpir_edge.scans.whitening import noise_covariance, noise_level, whiten, whitening_factor
+
+
+@pytest.fixture
+def mixing(rng):
+    return rng.standard_normal((5, 5)) + 1j * rng.standard_normal((5, 5)) + 2 * np.eye(5)
+
+
+def complex_normal(rng, shape):
+    return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+
+
+def test_whitened_noise_is_white_and_of_unit_variance(rng, mixing):
+    noise = (mixing @ complex_normal(rng, (5, 40000))).astype(np.complex64)
+    white = whiten(noise, whitening_factor(noise_covariance(noise)))
+    covariance = np.cov(white.astype(np.complex128)) / 2  # per real component
+    np.testing.assert_allclose(covariance, np.eye(5), atol=1e-4)
+    assert white.real.std() == pytest.approx(1.0, abs=0.01)
+
+
+def test_covariance_matches_the_mixing_matrix(rng, mixing):
+    noise = (mixing @ complex_normal(rng, (5, 200000))).astype(np.complex64)
+    expected = mixing @ mixing.conj().T
+    found = noise_covariance(noise)
+    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+
+
+def test_whitening_is_undone_by_the_factor(rng, mixing):
+    samples = complex_normal(rng, (5, 6, 7)).astype(np.complex64)
+    factor = whitening_factor(mixing @ mixing.conj().T)
+    back = np.tensordot(factor, whiten(samples, factor), axes=1)
+    np.testing.assert_allclose(back, samples, atol=1e-4)
+
+
+def test_a_dead_coil_is_named(rng):
+    noise = complex_normal(rng, (3, 100)).astype(np.complex64)
+    noise[1] = 0
+    with pytest.raises(ScanDataError, match="dead"):
+        noise_covariance(noise)
+
+
+def test_a_repeated_coil_is_refused():
+    with pytest.raises(ScanDataError, match="singular"):
+        whitening_factor(np.ones((2, 2), np.complex128) - 1e-9 * np.eye(2))
+
+
+def test_too_few_noise_samples_are_refused(rng):
+    with pytest.raises(ShapeError, match="3 noise samples for 4 coils"):
+        noise_covariance(complex_normal(rng, (4, 3)).astype(np.complex64))
+
+
+@pytest.mark.parametrize("level", [0.02, 0.2])
+def test_noise_level_is_found_under_a_signal(acquisition, rng, level):
+    kspace = acquisition.kspace + level * complex_normal(rng, acquisition.kspace.shape)
+    sampled = np.zeros(kspace.shape[1:], bool)
+    sampled[:, ::3] = True
+    estimate = noise_level(kspace.astype(np.complex64), sampled)
+    assert estimate == pytest.approx(level, rel=0.15)

@@ -293,8 +293,15 @@ class ImageScan(Scan):
         """(Rows, columns) of the input images."""
         return self.shape
 
-    def image(self, index: int) -> NDArray[np.float32]:
+    def image(self, index: int, *, missing: bool = False) -> NDArray[np.float32]:
         """Read image `index`: `(H, W)` float32 in the input's unit (HU for CT).
+
+        Parameters
+        ----------
+        index
+            Which slice.
+        missing
+            NaN marks a missing pixel and is let through.
 
         Raises
         ------
@@ -304,7 +311,9 @@ class ImageScan(Scan):
             The image holds NaN or infinity, or its pixels cannot be decoded.
         """
         self._check_index(index)
-        return self._finite(self._read_image(index), f"image {index}")
+        image = self._read_image(index)
+        self._finite(np.nan_to_num(image) if missing else image, f"image {index}")
+        return image
 
     @abstractmethod
     def _read_image(self, index: int) -> NDArray[np.float32]: ...

@@ -167,7 +167,8 @@ class Trainer:
         total = 0.0
         for item in batch:
             x0_hat = self._predict(stage, item, draws)
-            loss = image_loss(x0_hat, item["target"], self.recipe.ssim_weight) / len(batch)
+            loss = image_loss(x0_hat, item["target"], item["x1"], self.recipe.ssim_weight)
+            loss = loss / len(batch)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)

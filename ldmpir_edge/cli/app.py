@@ -1,0 +1,41 @@
+"""The program `ldmpir-edge`: its commands, and how errors leave it."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ldmpir_edge.cli import doctor, export, inspect, models, run, sample, train
+from ldmpir_edge.cli.output import print_error
+from ldmpir_edge.errors import LdmpirError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="ldmpir-edge",
+    help="Run a learned MRI and CT reconstruction beside the scanner.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run", rich_help_panel="Reconstruct")(run.run)
+app.command("sample", rich_help_panel="Reconstruct")(sample.sample)
+app.command("models", rich_help_panel="Look")(models.models)
+app.command("inspect", rich_help_panel="Look")(inspect.inspect)
+app.command("doctor", rich_help_panel="Look")(doctor.doctor)
+app.command("train", rich_help_panel="Make")(train.train)
+app.command("export", rich_help_panel="Make")(export.export)
+
+
+def main() -> None:
+    """Run the program; an expected error is one line and its own exit code."""
+    try:
+        app()
+    except LdmpirError as err:
+        print_error(str(err))
+        sys.exit(err.exit_code)
+    except KeyboardInterrupt:
+        print_error("interrupted")
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,73 @@
+"""Where the commands write: results to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+results = Console()
+messages = Console(stderr=True)
+
+
+def print_error(text: str) -> None:
+    """Print one line to standard error."""
+    line = " ".join(text.split())
+    messages.print(f"error: {line}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_note(text: str) -> None:
+    """Print a remark to standard error."""
+    messages.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_result(text: str) -> None:
+    """Print a line of the result."""
+    results.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print one JSON object to standard output, and nothing else."""
+    typer.echo(json.dumps(document, indent=1, allow_nan=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; cells are plain text."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+    results.print(table)
+
+
+@contextmanager
+def progress_bar(description: str) -> Iterator[Progress]:
+    """Show progress on standard error while a block runs; silent where that is no terminal."""
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=messages,
+        transient=True,
+        disable=not messages.is_terminal,
+    ) as progress:
+        progress.add_task(description, total=None)
+        yield progress

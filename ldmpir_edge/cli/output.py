@@ -27,7 +27,9 @@ messages = Console(stderr=True)
 def print_error(text: str) -> None:
     """Print one line to standard error."""
     line = " ".join(text.split())
-    messages.print(f"error: {line}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+    messages.print(
+        f"error: {line}", style="bold red", markup=False, highlight=False, soft_wrap=True
+    )
 
 
 def print_note(text: str) -> None:

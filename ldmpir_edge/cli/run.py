@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ldmpir_edge.reconstruct import Reconstructor
 
 DEFAULT_FORMAT = "dicom"
+HERE = Path()
 
 
 class ImageTask(StrEnum):
@@ -38,9 +39,7 @@ def run(
     scans: Annotated[
         list[Path], typer.Argument(metavar="SCAN...", help="Files, or folders of a DICOM series.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the outputs.")] = Path(
-        "."
-    ),
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the outputs.")] = HERE,
     bundle: Annotated[str, typer.Option(help="Installed bundle, or a .ldmpir file.")] = "ldmpir-2m",
     backend: Annotated[
         str | None, typer.Option(help="openvino, onnxruntime or torch; else the best here.")
@@ -143,9 +142,7 @@ def _run_one(
     report["notes"] += [note for note in recon.all_notes if note not in report["notes"]]
 
 
-def _write_comparison(
-    reconstructor: Reconstructor, stem: str, output: Path, modality: Any
-) -> Path:
+def _write_comparison(reconstructor: Reconstructor, stem: str, output: Path, modality: Any) -> Path:
     from ldmpir_edge.report.figure import comparison_figure
 
     comparison = reconstructor.comparison

@@ -10,6 +10,8 @@ import typer
 
 from ldmpir_edge.cli.output import print_json, print_result
 
+HERE = Path()
+
 
 class Kind(StrEnum):
     """Kinds of sample scans."""
@@ -23,9 +25,7 @@ class Kind(StrEnum):
 
 def sample(
     kind: Annotated[Kind, typer.Argument(help="What to simulate.")] = Kind.mri,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the file.")] = Path(
-        "."
-    ),
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the file.")] = HERE,
     seed: Annotated[int, typer.Option(min=0, help="Of the head, the coils and the noise.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Report as one JSON object.")] = False,
 ) -> None:

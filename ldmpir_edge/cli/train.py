@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ldmpir_edge.cli.extras import need
 from ldmpir_edge.cli.output import print_json, print_result, progress_bar
+
+if TYPE_CHECKING:
+    from ldmpir_edge.training.log import LogRow
 
 
 def train(
@@ -44,7 +47,7 @@ def train(
         bar = progress.task_ids[0]
         progress.update(bar, total=trainer.n_updates, completed=trainer.update)
 
-        def on_update(row: dict[str, Any]) -> None:
+        def on_update(row: LogRow) -> None:
             recent.append(row["psnr"] - row["psnr_x1"])
             gain = sum(recent) / len(recent)
             progress.update(

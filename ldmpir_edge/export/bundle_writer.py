@@ -180,8 +180,7 @@ def export_bundle(
                 for name in (WEIGHTS, "model.toml")
             },
             tool_versions={
-                name: version(name)
-                for name in ("ldmpir-edge", "torch", "onnx", "onnxruntime")
+                name: version(name) for name in ("ldmpir-edge", "torch", "onnx", "onnxruntime")
             },
             notes=_notes(build, images, gate),
             entries=describe_entries(files),

@@ -14,10 +14,11 @@ from ldmpir_edge.physics.problem import FAMILIES, Family, Modality
 from ldmpir_edge.training.acquisitions import SIMULATORS, Example
 from ldmpir_edge.training.augment import random_view
 from ldmpir_edge.training.images import ImageStack, load_folder
+from ldmpir_edge.training.recipe import TrainingTask
 
 SLICES_PER_TASK = 2
 
-FAMILY_TASKS: dict[Family, tuple[str, ...]] = {
+FAMILY_TASKS: dict[Family, tuple[TrainingTask, ...]] = {
     "cartesian1d": ("mri-columns",),
     "separable": ("mri-2d", "super-resolve"),
     "pointwise": ("denoise", "inpaint"),
@@ -80,7 +81,7 @@ def make_cases(images: GateImages, size: int) -> dict[Family, list[Example]]:
     return cases
 
 
-def _modality(task: str, k: int) -> Modality:
+def _modality(task: TrainingTask, k: int) -> Modality:
     if task.startswith("mri"):
         return "mr"
     if task.startswith("ct"):
@@ -97,7 +98,8 @@ def _draw(
     n = len(stack.slices)
     raw = stack.slices[int(rng.integers(n // 4, max(n // 4 + 1, 3 * n // 4)))].astype(np.float32)
     if modality == "ct":
-        return np.maximum(random_view(np.maximum(raw, AIR_HU), size, AIR_HU, rng), AIR_HU)
+        air = np.float32(AIR_HU)
+        return np.maximum(random_view(np.maximum(raw, air), size, AIR_HU, rng), air)
     view = np.maximum(random_view(raw, size, 0.0, rng), 0)
     bright = float(np.percentile(view, 99.5))
-    return view / np.float32(bright if bright > 0 else 1.0)
+    return (view / (bright if bright > 0 else 1.0)).astype(np.float32)

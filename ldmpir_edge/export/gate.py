@@ -49,9 +49,7 @@ LIMITS: dict[Precision, Limits] = {
 }
 
 
-def reference_images(
-    model: LdmPir, examples: Sequence[Example], n_steps: int
-) -> list[Planes]:
+def reference_images(model: LdmPir, examples: Sequence[Example], n_steps: int) -> list[Planes]:
     """Run the PyTorch fp32 sampler on examples: `(2, H, W)` engine planes each."""
     return [reference_image(model, example.problem, n_steps) for example in examples]
 

@@ -80,7 +80,11 @@ def to_half(graph: onnx.ModelProto, keep: frozenset[str] = frozenset()) -> onnx.
             else:
                 rewritten.append(
                     helper.make_node(
-                        "Cast", [name], [half_names[name]], f"{name}_to_half", to=TensorProto.FLOAT16
+                        "Cast",
+                        [name],
+                        [half_names[name]],
+                        f"{name}_to_half",
+                        to=TensorProto.FLOAT16,
                     )
                 )
         return half_names[name]
@@ -105,13 +109,13 @@ def to_half(graph: onnx.ModelProto, keep: frozenset[str] = frozenset()) -> onnx.
         half.input.extend(f"{name}_half" if name in leaves else name for name in inputs)
         half.output.extend(outputs)
         rewritten.append(half)
-        for name in node.output:
-            if name in leaves:
-                rewritten.append(
-                    helper.make_node(
-                        "Cast", [f"{name}_half"], [name], f"{name}_to_float", to=TensorProto.FLOAT
-                    )
-                )
+        rewritten.extend(
+            helper.make_node(
+                "Cast", [f"{name}_half"], [name], f"{name}_to_float", to=TensorProto.FLOAT
+            )
+            for name in node.output
+            if name in leaves
+        )
     del model.graph.node[:]
     model.graph.node.extend(rewritten)
     _drop_unused_initializers(model)
@@ -139,9 +143,7 @@ def _float_values(model: onnx.ModelProto) -> set[str]:
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False)
     typed = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
     names = {v.name for v in typed if v.type.tensor_type.elem_type == TensorProto.FLOAT}
-    return names | {
-        t.name for t in inferred.graph.initializer if t.data_type == TensorProto.FLOAT
-    }
+    return names | {t.name for t in inferred.graph.initializer if t.data_type == TensorProto.FLOAT}
 
 
 def _drop_unused_initializers(model: onnx.ModelProto) -> None:

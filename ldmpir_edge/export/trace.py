@@ -65,7 +65,7 @@ def trace(model: LdmPir, problem: Problem, n_steps: int) -> onnx.ModelProto:
         torch.onnx.export(
             EngineModule(model, problem.family, n_steps).eval(),
             tensors,
-            buffer,
+            buffer,  # type: ignore[arg-type]  # accepts any binary file, says the documentation
             input_names=list(names),
             output_names=["image"],
             dynamic_axes={**axes, "image": {0: "B", 2: "H", 3: "W"}},

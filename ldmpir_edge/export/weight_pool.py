@@ -54,7 +54,8 @@ class WeightPool:
                 ("length", str(len(raw))),
             ):
                 tensor.external_data.add(key=key, value=value)
-        return model.SerializeToString(deterministic=True)
+        data: bytes = model.SerializeToString(deterministic=True)
+        return data
 
     def to_bytes(self) -> bytes:
         """Return the blob."""

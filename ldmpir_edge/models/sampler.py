@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -19,7 +20,9 @@ def bridge_state(x0: Tensor, x1: Tensor, t: Tensor, sigma: float, noise: Tensor)
 
     Source: Liu et al., "I2SB", ICML 2023; Delbracio and Milanfar, "InDI", TMLR 2023.
     """
-    return (1 - t) * x0 + t * x1 + sigma * (t * (1 - t)).sqrt() * noise
+    spread = sigma * (t * (1 - t)).sqrt()
+    x_t: Tensor = (1 - t) * x0 + t * x1 + spread * noise
+    return x_t
 
 
 def schedule(n_steps: int) -> tuple[float, ...]:
@@ -67,8 +70,8 @@ def sample(
     """
     times = schedule(n_steps)
     x = x1
-    for k, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
-        x0_hat = model(x, t, x1, b, noise_level, condition, family, tables)
+    for k, (t, s) in enumerate(pairwise(times)):
+        x0_hat: Tensor = model(x, t, x1, b, noise_level, condition, family, tables)
         if s == 0:
             return x0_hat
         x = (s / t) * x + (1 - s / t) * x0_hat

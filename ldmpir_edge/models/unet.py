@@ -6,6 +6,8 @@ network without statistics computes each image alone, so that padding and batch 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -59,7 +61,7 @@ class UNet(nn.Module):
         self.stem = nn.Sequential(
             nn.PixelUnshuffle(2), nn.Conv2d(4 * in_channels, widths[0], 3, padding=1)
         )
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(pairwise(widths))
         self.encoder = nn.ModuleList(ResidualBlock(w, embedding) for w in widths[:-1])
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
         self.middle = nn.ModuleList(ResidualBlock(widths[-1], embedding) for _ in range(2))

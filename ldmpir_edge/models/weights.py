@@ -34,7 +34,7 @@ def load_weights(path: Path) -> LdmPir:
     try:
         with safe_open(path, framework="pt") as f:
             metadata = f.metadata() or {}
-            tensors: dict[str, torch.Tensor] = {name: f.get_tensor(name) for name in f.keys()}
+            tensors: dict[str, torch.Tensor] = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dict
         model = LdmPir(ModelConfig(**json.loads(metadata["config"])))
         model.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as err:

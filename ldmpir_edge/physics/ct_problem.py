@@ -19,14 +19,11 @@ from ldmpir_edge.physics.fbp import (
 from ldmpir_edge.physics.geometry import RadonGeometry
 from ldmpir_edge.physics.noise import estimate_photons, line_integral_variance
 from ldmpir_edge.physics.padding import padded_size, to_planes
-from ldmpir_edge.physics.problem import Family, Problem
+from ldmpir_edge.physics.problem import HU_OFFSET, HU_SCALE, Family, Problem
 from ldmpir_edge.physics.radon import RadonOp
 from ldmpir_edge.physics.rays import ray_tables
 from ldmpir_edge.physics.rebin import rebin_to_parallel
 from ldmpir_edge.physics.toeplitz import adjoint_scale, toeplitz_tables
-
-HU_SCALE, HU_OFFSET = 2000.0, -1000.0
-"""An engine value v stands for 2000 v − 1000 HU, so v = µ / (2 µ_water)."""
 
 MAX_RAY_TABLE_ENTRIES = 80_000_000
 """A fan scan with more table entries than this is rebinned to parallel beams."""

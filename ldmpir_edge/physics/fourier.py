@@ -35,7 +35,7 @@ def dft_matrix(n: int) -> NDArray[np.complex64]:
     centred = np.arange(n) - n // 2
     # The product is reduced modulo n as integers, so that no phase loses digits for large n.
     phase = np.outer(centred, centred) % n
-    matrix = np.exp(-2j * np.pi * phase / n) / np.sqrt(n)
-    matrix = matrix.astype(np.complex64)
+    exact = np.exp(-2j * np.pi * phase / n) / np.sqrt(n)
+    matrix: NDArray[np.complex64] = exact.astype(np.complex64)
     matrix.flags.writeable = False
     return matrix

@@ -8,11 +8,8 @@ from scipy import ndimage
 
 from ldmpir_edge.errors import ScanDataError
 from ldmpir_edge.physics.padding import pad_image, to_planes
-from ldmpir_edge.physics.problem import Modality, Problem
+from ldmpir_edge.physics.problem import HU_OFFSET, HU_SCALE, Modality, Problem
 from ldmpir_edge.physics.superresolution import decimation_matrix
-
-HU_SCALE, HU_OFFSET = 2000.0, -1000.0
-"""CT images: an engine value of 0 is air (-1000 HU), 1 is +1000 HU."""
 
 
 def build_denoise_problem(
@@ -50,7 +47,7 @@ def build_inpaint_problem(
         No pixel is known, or the known ones are constant.
     """
     if not known.any():
-        raise ScanDataError("no pixel is known: inpainting needs some; check the missing-pixel mask")
+        raise ScanDataError("no pixel is known: inpainting needs some; check which are NaN")
     scale, offset = image_scaling(image[known], modality)
     scaled = np.where(known, (image - offset) / scale, 0).astype(np.float32)
     filled = fill_missing(scaled, known)
@@ -121,7 +118,7 @@ def image_scaling(image: NDArray[np.float32], modality: Modality) -> tuple[float
         return HU_SCALE, HU_OFFSET
     bright = float(np.percentile(np.abs(image), 99.5))
     if bright <= 0 or float(np.ptp(image)) == 0:
-        raise ScanDataError(f"the image is constant (value {float(image.flat[0]):g}): nothing to do")
+        raise ScanDataError(f"the image is constant at {float(image.flat[0]):g}: nothing to do")
     return bright, 0.0
 
 

@@ -84,8 +84,11 @@ def variable_density_mask(
     target = height * width / acceleration
     for _ in range(50):
         factor = (low + high) / 2
-        low, high = (factor, high) if np.minimum(density * factor, 1).sum() < target else (low, factor)
-    mask = (rng.random(shape) < density * factor).astype(np.float32)
+        if np.minimum(density * factor, 1).sum() < target:
+            low = factor
+        else:
+            high = factor
+    mask: NDArray[np.float32] = (rng.random(shape) < density * factor).astype(np.float32)
     top, left = (height - n_acs) // 2, (width - n_acs) // 2
     mask[top : top + n_acs, left : left + n_acs] = 1
     return mask

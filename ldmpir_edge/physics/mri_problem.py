@@ -87,10 +87,9 @@ def cg_sense(b: NDArray[np.float32], family: Family, tables: Tables) -> NDArray[
         result: NDArray[np.float32] = operator(v, batched) + np.float32(CG_SENSE_LAMBDA) * v
         return result
 
-    solved: NDArray[np.float32] = conjugate_gradient(
-        normal, b[None], np.zeros_like(b[None]), CG_SENSE_ITERATIONS
-    )
-    return solved[0]
+    zero = np.zeros_like(b[None])
+    solved: NDArray[np.float32] = conjugate_gradient(normal, b[None], zero, CG_SENSE_ITERATIONS)[0]
+    return solved
 
 
 def _tables(

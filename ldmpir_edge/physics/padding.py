@@ -13,15 +13,10 @@ def padded_size(n: int) -> int:
     return -(-n // SIZE_MULTIPLE) * SIZE_MULTIPLE
 
 
-def pad_image(x: NDArray[np.generic], before: tuple[int, int] = (0, 0)) -> NDArray[np.generic]:
-    """Zero-pad the last two axes of `x` to multiples of `SIZE_MULTIPLE`.
-
-    `before` zeros go in front of each axis and the rest behind.
-    """
+def pad_image(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Zero-pad the last two axes of `x` at their ends to multiples of `SIZE_MULTIPLE`."""
     sizes = x.shape[-2:]
-    widths = [(0, 0)] * (x.ndim - 2) + [
-        (front, padded_size(n) - n - front) for n, front in zip(sizes, before, strict=True)
-    ]
+    widths = [(0, 0)] * (x.ndim - 2) + [(0, padded_size(n) - n) for n in sizes]
     return np.pad(x, widths)
 
 

@@ -17,6 +17,9 @@ TASKS: tuple[Task, ...] = ("mri", "ct", "denoise", "inpaint", "super-resolve")
 MODALITIES: tuple[Modality, ...] = ("mr", "ct")
 SIZE_MULTIPLE = 16
 
+HU_SCALE, HU_OFFSET = 2000.0, -1000.0
+"""CT: an engine value v stands for 2000 v − 1000 HU, so v = µ / (2 µ_water); 0 is air."""
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -153,9 +153,7 @@ def _prepare_sinogram(scan: SinogramScan, index: int) -> PreparedSlice:
         mu_water_per_mm=scan.mu_water_per_mm,
         photons=scan.photons,
     )
-    return PreparedSlice(
-        problem, _real_part(problem), problem.x1, n_views=scan.geometry.n_views
-    )
+    return PreparedSlice(problem, _real_part(problem), problem.x1, n_views=scan.geometry.n_views)
 
 
 def _prepare_image(scan: ImageScan, index: int, task: Task) -> PreparedSlice:

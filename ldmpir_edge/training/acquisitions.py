@@ -13,7 +13,6 @@ from ldmpir_edge.physics.ct_problem import build_ct_problem
 from ldmpir_edge.physics.fourier import centred_ifft
 from ldmpir_edge.physics.geometry import RadonGeometry
 from ldmpir_edge.physics.image_problem import (
-    HU_SCALE,
     build_denoise_problem,
     build_inpaint_problem,
     build_superresolution_problem,
@@ -22,7 +21,7 @@ from ldmpir_edge.physics.masks import column_mask, partial_fourier, variable_den
 from ldmpir_edge.physics.mri_problem import build_mri_problem
 from ldmpir_edge.physics.noise import add_gaussian, add_poisson_gaussian
 from ldmpir_edge.physics.padding import pad_image, to_planes
-from ldmpir_edge.physics.problem import Modality, Problem
+from ldmpir_edge.physics.problem import HU_SCALE, Modality, Problem
 from ldmpir_edge.physics.radon import RadonOp
 from ldmpir_edge.physics.superresolution import BlurDecimateOp
 from ldmpir_edge.scans.coil_maps import estimate_coil_maps
@@ -136,7 +135,7 @@ def simulate_fan_ct(
     spacing_mm = float(rng.uniform(0.6, 1.0) * 512 / size)
     pitch = 2 * spacing_mm
     # The magnified diagonal of the image must fall on the detector: 2.4 tan(asin(√½ / 1.2)).
-    n_detectors = int(np.ceil(1.75 * 2 * size * spacing_mm / pitch))
+    n_detectors = int(np.ceil(1.76 * 2 * size * spacing_mm / pitch))
     geometry = RadonGeometry(
         kind="fan-equidistant",
         angles_rad=np.arange(n_views) * 2 * np.pi / n_views,

@@ -74,7 +74,8 @@ def _load(path: Path) -> ImageStack:
 
 
 def _npz(path: Path) -> tuple[Modality, NDArray[np.generic]]:
-    with np.load(path, allow_pickle=False) as archive:
+    # Opened here, since numpy leaves a damaged archive open.
+    with path.open("rb") as f, np.load(f, allow_pickle=False) as archive:
         meta = json.loads(str(archive["meta"])) if "meta" in archive else {}
         return "ct" if meta.get("unit") == "HU" else "mr", archive["slices"]
 

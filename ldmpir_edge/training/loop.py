@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import csv
 import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -19,9 +17,15 @@ from ldmpir_edge.models.config import ModelConfig
 from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.models.sampler import bridge_state, sample
 from ldmpir_edge.models.weights import save_weights
-from ldmpir_edge.scans.atomic import atomic_file, make_folder, output_errors
+from ldmpir_edge.scans.atomic import make_folder, output_errors
+from ldmpir_edge.training.checkpoint import (
+    damaged_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
 from ldmpir_edge.training.dataset import SimulatedScans, TrainingItem
 from ldmpir_edge.training.images import ImageStack
+from ldmpir_edge.training.log import LogRow, append_row, cut_log
 from ldmpir_edge.training.losses import image_loss
 from ldmpir_edge.training.recipe import Recipe, Stage
 
@@ -30,23 +34,6 @@ LOG = "log.csv"
 WEIGHTS = "weights.safetensors"
 EMA_WARMUP = 10
 """Early in a run the average follows the weights: its decay is (1 + n) / (EMA_WARMUP + n)."""
-
-
-class LogRow(TypedDict):
-    """One update: a row of the log, with the task and PSNR (dB) of its last example.
-
-    `psnr_x1` is that of the classical estimate; `seconds` includes the time `waited` for data.
-    """
-
-    update: int
-    stage: int
-    task: str
-    family: str
-    loss: float
-    psnr: float
-    psnr_x1: float
-    seconds: float
-    waited: float
 
 
 class Trainer:
@@ -94,7 +81,7 @@ class Trainer:
         make_folder(folder)
         if (folder / CHECKPOINT).exists():
             self._resume()
-        self._cut_log()
+        cut_log(folder / LOG, self.update)
 
     @property
     def n_updates(self) -> int:
@@ -154,7 +141,7 @@ class Trainer:
                 "seconds": round(time.perf_counter() - started, 4),
                 "waited": round(waited, 4),
             }
-            self._log(row)
+            append_row(self.folder / LOG, row)
             on_update(row)
             if self.update % self.checkpoint_every == 0:
                 self._checkpoint()
@@ -198,43 +185,24 @@ class Trainer:
         for slow, fast in zip(self.average.parameters(), self.model.parameters(), strict=True):
             slow.lerp_(fast, 1 - decay)
 
-    def _log(self, row: LogRow) -> None:
-        path = self.folder / LOG
-        with output_errors(path):
-            new = not path.exists()
-            with path.open("a", newline="") as f:
-                writer = csv.DictWriter(f, tuple(LogRow.__annotations__))
-                if new:
-                    writer.writeheader()
-                writer.writerow(row)
-
-    def _cut_log(self) -> None:
-        """Drop the rows after the checkpoint, whose updates are about to be repeated."""
-        path = self.folder / LOG
-        with output_errors(path):
-            if not path.exists():
-                return
-            lines = path.read_bytes().splitlines(keepends=True)
-        with atomic_file(path) as temporary:
-            temporary.write_bytes(b"".join(lines[: 1 + self.update]))
-
     def _checkpoint(self) -> None:
-        state = {
-            "config": self.model.config.model_dump(),
-            "recipe": self.recipe.model_dump(),
-            "update": self.update,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        with atomic_file(self.folder / CHECKPOINT) as temporary, temporary.open("wb") as f:
-            torch.save(state, f)
+        write_checkpoint(
+            self.folder / CHECKPOINT,
+            {
+                "config": self.model.config.model_dump(),
+                "recipe": self.recipe.model_dump(),
+                "update": self.update,
+                "model": self.model.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            },
+        )
         with output_errors(self.folder / WEIGHTS):
             save_weights(self.average, self.folder / WEIGHTS)
 
     def _resume(self) -> None:
         path = self.folder / CHECKPOINT
-        state = _read_checkpoint(path)
+        state = read_checkpoint(path)
         try:
             if ModelConfig(**state["config"]) != self.model.config:
                 raise UsageError(
@@ -242,32 +210,14 @@ class Trainer:
                 )
             if Recipe(**state["recipe"]) != self.recipe:
                 raise UsageError(f"{path} was trained with another recipe; choose a new folder")
-            if not 0 <= state["update"] <= self.n_updates:
+            if state["update"] not in range(self.n_updates + 1):
                 raise ValueError(f"it stands at update {state['update']} of {self.n_updates}")
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.update = int(state["update"])
+            self.update = state["update"]
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as err:
-            raise _damaged(path, err) from err
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        # weights_only: a checkpoint may hold tensors and plain values, never code.
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-    except Exception as err:
-        # Unpickling a damaged file may raise anything, says its documentation.
-        raise _damaged(path, err) from err
-    return state
-
-
-def _damaged(path: Path, err: Exception) -> UsageError:
-    reason = (str(err).splitlines() or [type(err).__name__])[0]
-    return UsageError(
-        f"cannot resume from {path}: {reason}; remove the file to train from the start, "
-        "or choose a new folder"
-    )
+            raise damaged_checkpoint(path, err) from err
 
 
 def learning_rate(stage: Stage, update: int) -> float:

@@ -1,0 +1,211 @@
+"""The bridge, its schedule, and the sampler over every family."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny_problems import tables, tensors
+
+from ldmpir_edge.errors import UsageError
+from ldmpir_edge.models.ksm import normal_operator
+from ldmpir_edge.models.ldmpir import LdmPir
+from ldmpir_edge.models.sampler import STEP_PRESETS, bridge_state, sample, schedule
+from ldmpir_edge.physics.problem import FAMILIES, Problem
+
+SIGMA = 0.3
+
+
+def run(model, problem: Problem, n_steps: int, noise=None) -> torch.Tensor:
+    given = tensors(problem)
+    return sample(
+        model,
+        given["x1"],
+        given["b"],
+        given["noise_level"],
+        given["condition"],
+        problem.family,
+        tables(problem, given),
+        n_steps,
+        noise,
+    )
+
+
+def drawn(n_steps: int, size: int = 32, seed: int = 0) -> torch.Tensor:
+    return torch.randn(1, n_steps - 1, 2, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_schedule_walks_from_the_estimate_to_the_image():
+    assert schedule(1) == (1.0, 0.0)
+    assert schedule(4) == (1.0, 0.75, 0.5, 0.25, 0.0)
+    assert schedule(8)[-1] == 0.0
+    np.testing.assert_allclose(np.diff(schedule(8)), -1 / 8)
+
+
+@pytest.mark.parametrize("n_steps", [0, -1])
+def test_a_sampler_needs_a_step(n_steps, fresh, problems):
+    with pytest.raises(UsageError, match=f"at least one step, not {n_steps}"):
+        run(fresh, problems["pointwise"], n_steps)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.9, 1.0])
+def test_bridge_state_has_the_bridges_mean_and_variance(t):
+    noise = torch.randn(200_000, generator=torch.Generator().manual_seed(1))
+    x_t = bridge_state(torch.tensor(2.0), torch.tensor(-1.0), torch.tensor(t), SIGMA, noise)
+    deviation = SIGMA * math.sqrt(t * (1 - t))
+    assert float(x_t.mean()) == pytest.approx(2 * (1 - t) - t, abs=5 * deviation / 447 + 1e-6)
+    assert float(x_t.std()) == pytest.approx(deviation, rel=0.02, abs=1e-7)
+
+
+class Oracle:
+    """Stands in for a trained model: it knows the image, and remembers what it was shown."""
+
+    def __init__(self, image: float) -> None:
+        self.config = SimpleNamespace(sigma_bridge=SIGMA)
+        self.image = image
+        self.states: dict[float, torch.Tensor] = {}
+
+    def __call__(self, x_t, t, *_):
+        self.states[t] = x_t
+        return torch.full_like(x_t, self.image)
+
+
+def walk(oracle: Oracle, noise: torch.Tensor | None, size: int) -> torch.Tensor:
+    zero = torch.zeros(1, 2, size, size)
+    return sample(oracle, zero + 1, zero, zero, zero, "pointwise", {}, 4, noise)
+
+
+def test_the_sampler_visits_the_bridge_between_estimate_and_image():
+    oracle = Oracle(3.0)
+    assert torch.all(walk(oracle, None, 4) == 3.0)
+    assert list(oracle.states) == [1.0, 0.75, 0.5, 0.25]
+    for t, state in oracle.states.items():
+        np.testing.assert_allclose(state.numpy(), 3 * (1 - t) + t, rtol=1e-6)
+
+
+def test_the_samplers_noise_is_that_of_the_brownian_bridge():
+    oracle = Oracle(3.0)
+    assert torch.all(walk(oracle, drawn(4, size=256), 256) == 3.0)
+    deviations = {t: (s - (3 * (1 - t) + t)).double() for t, s in oracle.states.items()}
+    # Covariance of the bridge: σ² s (1 − t) for s ≤ t, whatever the steps in between.
+    for s, t in [(0.25, 0.25), (0.5, 0.5), (0.75, 0.75), (0.25, 0.5), (0.25, 0.75), (0.5, 0.75)]:
+        covariance = float((deviations[s] * deviations[t]).mean())
+        assert covariance == pytest.approx(SIGMA**2 * s * (1 - t), rel=0.03)
+    assert not deviations[1.0].any()
+
+
+@pytest.mark.parametrize("n_steps", STEP_PRESETS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_set_of_weights_serves_every_family(family, n_steps, model, problems):
+    image = run(model, problems[family], n_steps, drawn(n_steps))
+    assert image.shape == (1, 2, 32, 32)
+    assert torch.isfinite(image).all()
+    image.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fresh_model_brings_the_estimate_closer_to_the_data(family, fresh, problems):
+    """Its network answers zero, so that what remains is data consistency from x1."""
+    problem = problems[family]
+    given = tensors(problem)
+    image = run(fresh, problem, 1)
+    lam = fresh.config.lambda_min + 0.1
+    gram = normal_operator(family, tables(problem, given))
+    expected = given["b"] + lam * given["x1"]
+    before = torch.linalg.norm(expected - gram(given["x1"]) - lam * given["x1"])
+    after = torch.linalg.norm(expected - gram(image) - lam * image)
+    # The filled-in image of `pointwise` holds the data from the start: only rounding is left.
+    assert after < 0.25 * before + 1e-5
+
+
+@torch.no_grad()
+def test_the_mean_is_the_default_and_repeats_bit_for_bit(model, problems):
+    problem = problems["cartesian1d"]
+    mean = run(model, problem, 4)
+    assert torch.equal(run(model, problem, 4), mean)
+    assert torch.equal(run(model, problem, 4, torch.zeros(1, 3, 2, 32, 32)), mean)
+
+
+@torch.no_grad()
+def test_a_seed_reproduces_a_sample_and_another_gives_another(model, problems):
+    problem = problems["cartesian1d"]
+    first = run(model, problem, 4, drawn(4, seed=1))
+    assert torch.equal(run(model, problem, 4, drawn(4, seed=1)), first)
+    assert not torch.allclose(run(model, problem, 4, drawn(4, seed=2)), first, atol=1e-4)
+    assert not torch.allclose(run(model, problem, 4), first, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["cartesian1d", "separable", "pointwise", "toeplitz", "rays"])
+def test_a_batch_is_its_images_one_by_one(family, model, problems):
+    problem = problems[family]
+    given = tensors(problem)
+    other = dict(given)
+    for name in {"b", "x1", "noise_level"}:
+        other[name] = 0.5 * given[name]
+    other["x1"] = other["x1"].flip(-1)
+    for name in {"csm", "mask"} & set(given):
+        other[name] = given[name].flip(1)
+    # All but the tables of the shared geometry.
+    batched = {"b", "x1", "noise_level", "condition", "csm", "mask"}
+
+    def go(inputs, noise):
+        return sample(
+            model,
+            inputs["x1"],
+            inputs["b"],
+            inputs["noise_level"],
+            inputs["condition"],
+            family,
+            tables(problem, inputs),
+            4,
+            noise,
+        )
+
+    both = {k: torch.cat([v, other[k]]) if k in batched else v for k, v in given.items()}
+    noise = torch.cat([drawn(4, seed=1), drawn(4, seed=2)])
+    together = go(both, noise)
+    np.testing.assert_allclose(together[:1], go(given, noise[:1]), atol=1e-5)
+    np.testing.assert_allclose(together[1:], go(other, noise[1:]), atol=1e-5)
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("bias", "low", "high"), [(-1e6, 0.01, 0.02), (1e6, 100.0, 200.0)])
+def test_lambda_stays_in_its_bounds(bias, low, high, fresh: LdmPir):
+    """Seen from outside: with y = 0, all known and x_t = 1 the answer is λ / (1 + λ)."""
+    fresh.log_lambda.bias.fill_(bias)
+    ones, zero = torch.ones(1, 2, 16, 16), torch.zeros(1, 2, 16, 16)
+    answer = fresh(
+        ones,
+        0.5,
+        ones,
+        zero,
+        torch.tensor([0.1]),
+        torch.zeros(1, 7),
+        "pointwise",
+        {"mask": torch.ones(1, 16, 16)},
+    )
+    lam = answer / (1 - answer)
+    assert low <= float(lam.min()) <= float(lam.max()) <= high
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changed", ["t", "noise_level", "condition"])
+def test_time_noise_and_task_condition_the_network(changed, model):
+    given = {"t": 0.5, "noise_level": torch.tensor([0.01]), "condition": torch.zeros(1, 7)}
+    before = model.embed(**given)
+    given[changed] = given[changed] + 0.4
+    assert not torch.allclose(model.embed(**given), before, atol=1e-3)
+
+
+@torch.no_grad()
+def test_no_noise_is_a_finite_condition(model):
+    assert torch.isfinite(model.embed(1.0, torch.tensor([0.0]), torch.zeros(1, 7))).all()

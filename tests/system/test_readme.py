@@ -1,0 +1,104 @@
+"""Every command and every Python example of the README works as it is printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from readme_blocks import SHELL, Block, commands, read_blocks
+
+from ldmpir_edge.scans.sample import write_sample
+
+ROOT = Path(__file__).resolve().parents[2]
+
+COVERED_BY: dict[str, str] = {
+    r"git clone \S+": ".ci/run",
+    r"cd \S+": ".ci/run",
+    r"make (demo|test|check|wheel)( [A-Z_]+=\S+)*": ".ci/run",
+    r"\.ci/run": ".ci/run",
+    r"python3? -m venv \S+": "Makefile",
+    r"(source|\.) \S+/bin/activate": "Makefile",
+    r"pip install (-e )?'?(ldmpir-edge|\.)(\[[a-z,]+\])?'?": ".ci/run",
+    r"pip install -c constraints/dev\.txt -e '\.\[dev\]'": "Makefile",
+    r"ldmpir-edge train .*": "tests/training",
+    r"ldmpir-edge export .*": "tests/export",
+}
+"""Commands too long for a test or that build the environment, and what runs them instead.
+
+Everything else in a shell block is run here.
+"""
+
+RUN_TIMEOUT_S = 240
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the README's reader has it: with a scan of their own, `scan.h5`."""
+    folder = tmp_path_factory.mktemp("reader")
+    shutil.move(write_sample("mri", folder), folder / "scan.h5")
+    return folder
+
+
+def test_every_shell_command_works(workplace: Path) -> None:
+    shown = [line for block in _readme() if block.language in SHELL for line in commands(block)]
+    assert "make demo" in shown
+    assert "make test" in shown
+    for line in shown:
+        if not any(re.fullmatch(pattern, line) for pattern in COVERED_BY):
+            _run(["bash", "-ec", line], line, workplace)
+
+
+def test_every_python_example_works(workplace: Path) -> None:
+    examples = [block.text for block in _readme() if block.language == "python"]
+    assert any("ldmpir_edge.load" in text for text in examples)
+    for text in examples:
+        _run([sys.executable, "-c", text], text, workplace)
+
+
+def test_every_block_names_its_language() -> None:
+    # A block without one would escape the two tests above.
+    assert [block.text for block in _readme() if not block.language] == []
+
+
+@pytest.mark.parametrize("place", sorted(set(COVERED_BY.values())))
+def test_what_covers_a_command_exists(place: str) -> None:
+    assert (ROOT / place).exists()
+
+
+def test_commands_are_read_as_a_shell_reads_them() -> None:
+    page = (
+        "text\n```bash\n# a comment\n$ make demo   # two minutes\n"
+        "ldmpir-edge run a.h5 \\\n    -o out\n\n```\n"
+        "```console\n$ ldmpir-edge models\nldmpir-2m\n```\n"
+        "- item\n  ```sh\n  make test\n  ```\n```text\nnot a command\n```\n"
+    )
+    blocks = read_blocks(page)
+    assert [block.language for block in blocks] == ["bash", "console", "sh", "text"]
+    assert commands(blocks[0]) == ["make demo", "ldmpir-edge run a.h5 -o out"]
+    assert commands(blocks[1]) == ["ldmpir-edge models"]
+    assert commands(blocks[2]) == ["make test"]
+
+
+def _readme() -> list[Block]:
+    return read_blocks((ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+def _run(argv: list[str], shown: str, folder: Path) -> None:
+    scripts = Path(sys.executable).parent
+    path = os.pathsep.join((str(scripts), os.environ.get("PATH", os.defpath)))
+    result = subprocess.run(
+        argv,
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIMEOUT_S,
+        check=False,
+    )
+    assert result.returncode == 0, f"the README's\n{shown}\nfailed:\n{result.stderr}"

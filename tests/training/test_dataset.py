@@ -1,0 +1,134 @@
+"""Examples depend on the seed and their index alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_problems import disc
+from torch.utils.data import DataLoader
+
+from ldmpir_edge.errors import ScanDataError
+from ldmpir_edge.models.engine import engine_inputs
+from ldmpir_edge.training.dataset import SimulatedScans, to_tensors
+from ldmpir_edge.training.images import ImageStack
+from ldmpir_edge.training.recipe import Recipe, Stage
+
+STAGES = (Stage(n_updates=1, learning_rate=1e-3),)
+MIX = Recipe(seed=5, stages=STAGES)
+
+
+def scans(stacks, recipe=MIX, sizes=(32,), start=0, length=20) -> SimulatedScans:
+    return SimulatedScans(stacks, recipe, sizes, start, length)
+
+
+def assert_same(a, b) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        if isinstance(value, dict):
+            assert_same(value, b[name])
+        elif isinstance(value, torch.Tensor):
+            assert torch.equal(value, b[name]), name
+        else:
+            assert value == b[name], name
+
+
+def test_an_example_is_a_function_of_seed_and_index(mr, ct):
+    whole = scans([mr, ct])
+    late = scans([mr, ct], start=5, length=3)
+    assert len(whole) == 20
+    assert len(late) == 3
+    # In any order, from any start.
+    for index in (7, 5, 6):
+        assert_same(whole[index], late[index - 5])
+        assert_same(to_tensors(whole.example(index)), late[index - 5])
+    assert not torch.equal(whole[5]["target"], whole[6]["target"])
+    other = scans([mr, ct], recipe=MIX.model_copy(update={"seed": 6}))
+    assert not torch.equal(whole[5]["target"], other[5]["target"])
+
+
+def test_worker_processes_give_the_same_examples(mr, ct):
+    data = scans([mr, ct], length=4)
+    for k, item in enumerate(DataLoader(data, batch_size=None, num_workers=1)):
+        assert_same(item, data[k])
+
+
+def test_tasks_come_in_their_proportions(mr):
+    recipe = Recipe(stages=STAGES, tasks={"denoise": 3.0, "inpaint": 1.0, "super-resolve": 0.0})
+    data = scans([mr], recipe)
+    tasks = [data[k]["task"] for k in range(80)]
+    assert set(tasks) == {"denoise", "inpaint"}
+    # 60 expected, with a deviation of 3.9.
+    assert 48 <= tasks.count("denoise") <= 72
+
+
+def test_sizes_are_drawn_from_the_stage(mr):
+    recipe = Recipe(stages=STAGES, tasks={"denoise": 1.0})
+    data = scans([mr], recipe, sizes=(32, 48))
+    assert {data[k]["target"].shape[-1] for k in range(20)} == {32, 48}
+
+
+@pytest.mark.parametrize("modality", ["mr", "ct"])
+def test_tasks_that_no_image_serves_are_left_out(modality, mr, ct):
+    data = scans([mr if modality == "mr" else ct])
+    seen = {data.example(k).problem.task for k in range(15)}
+    assert ("mri" in seen) == (modality == "mr")
+    assert ("ct" in seen) == (modality == "ct")
+
+
+def test_each_modality_feeds_its_own_tasks(mr, ct):
+    data = scans([mr, ct])
+    pairs = {(e.problem.task, e.problem.modality) for e in map(data.example, range(30))}
+    assert ("mri", "mr") in pairs
+    assert ("ct", "ct") in pairs
+    assert not {("mri", "ct"), ("ct", "mr")} & pairs
+    assert {m for task, m in pairs if task in ("denoise", "inpaint", "super-resolve")} == {
+        "mr",
+        "ct",
+    }
+
+
+def test_a_recipe_without_a_possible_task_is_refused(mr):
+    with pytest.raises(ScanDataError, match=r"none of the 1 image volumes .*\(ct\)"):
+        scans([mr], Recipe(stages=STAGES, tasks={"ct": 1.0}))
+    with pytest.raises(ScanDataError, match="none of the 0"):
+        scans([])
+
+
+def test_large_volumes_are_drawn_by_the_root_of_their_slices():
+    # 16 slices against 1: drawn 4 : 1, told apart by how much of the frame they fill.
+    left, right = np.zeros((2, 64, 64), np.float32)
+    left[:, :] = 1.0
+    left[28:36, 28:36] = 0.2
+    right[20:44, 20:44] = 1.0
+    stacks = [
+        ImageStack("many", "mr", np.repeat(left[None], 16, axis=0)),
+        ImageStack("one", "mr", right[None]),
+    ]
+    data = scans(stacks, Recipe(stages=STAGES, tasks={"super-resolve": 1.0}))
+    full = [float((data[k]["target"][:, 0] > 0.3).float().mean()) > 0.5 for k in range(100)]
+    assert 66 <= sum(full) <= 92
+
+
+def test_ct_padding_becomes_air(ct):
+    data = scans([ct], Recipe(stages=STAGES, tasks={"inpaint": 1.0}))
+    for k in range(10):
+        assert float(data[k]["target"].min()) >= 0
+
+
+def test_an_empty_slice_is_passed_over_and_an_empty_volume_named():
+    image = (100 * disc(48)).astype(np.float32)
+    mostly_empty = ImageStack("half", "mr", np.stack([np.zeros_like(image), image]))
+    recipe = Recipe(stages=STAGES, tasks={"denoise": 1.0})
+    for k in range(10):
+        assert scans([mostly_empty], recipe)[k]["target"].max() > 0.1
+    with pytest.raises(ScanDataError, match="nothing-there"):
+        scans([ImageStack("nothing-there", "mr", np.zeros((2, 48, 48)))], recipe)[0]
+
+
+def test_an_item_feeds_the_engine(mr, ct):
+    for item in map(scans([mr, ct]).__getitem__, range(10)):
+        names = {*item, *item["tables"]} - {"family", "task", "target", "tables"}
+        assert names == set(engine_inputs(item["family"], 1))
+        assert item["noise_level"].shape == (1,)
+        assert item["condition"].sum() == 2

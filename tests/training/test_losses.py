@@ -1,0 +1,71 @@
+"""Losses against their closed forms and scikit-image."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+
+from ldmpir_edge.training.losses import charbonnier, image_loss, ssim
+
+
+def planes(magnitude: np.ndarray, phase: float | np.ndarray = 0.0) -> torch.Tensor:
+    both = np.stack([magnitude * np.cos(phase), magnitude * np.sin(phase)])
+    return torch.from_numpy(both.astype(np.float32))[None]
+
+
+def test_charbonnier_is_the_smoothed_modulus():
+    target = torch.zeros(1, 2, 4, 6)
+    x = target.clone()
+    x[:, 0], x[:, 1] = 0.3, 0.4
+    x[..., 3:] = 0
+    expected = (math.sqrt(0.5**2 + 1e-6) + 1e-3) / 2
+    assert float(charbonnier(x, target)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_charbonnier_has_the_gradient_of_a_modulus():
+    x = torch.zeros(1, 2, 1, 1, requires_grad=True)
+    charbonnier(x, torch.zeros(1, 2, 1, 1)).backward()
+    assert not x.grad.any()
+    far = torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1).requires_grad_()
+    charbonnier(far, torch.zeros(1, 2, 1, 1)).backward()
+    np.testing.assert_allclose(far.grad.ravel(), [0.6, 0.8], rtol=1e-5)
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.2])
+def test_ssim_is_that_of_scikit_image(noise, rng):
+    target = 0.3 + 0.5 * rng.random((40, 33))
+    x = np.abs(target + noise * rng.standard_normal(target.shape))
+    phase = rng.uniform(0, 6, target.shape)
+    # skimage averages over the windows inside the image, as ours does.
+    expected = structural_similarity(
+        x, target, win_size=7, use_sample_covariance=False, data_range=1.0
+    )
+    assert 0.05 < expected < 0.99
+    assert float(ssim(planes(x, phase), planes(target))) == pytest.approx(expected, abs=2e-5)
+
+
+def test_image_loss_is_relative_to_the_starting_image(rng):
+    target = planes(rng.random((16, 16)))
+    x, x1 = target + 0.05, target - 0.2
+    # A shift by s on both planes has the modulus √2 s everywhere; ε² = 1e-6, floor 3e-3.
+    error, start = (math.sqrt(2 * s**2 + 1e-6) for s in (0.05, 0.2))
+    assert float(image_loss(x, target, x1, 0.0)) == pytest.approx(error / (start + 3e-3), rel=1e-4)
+    with_ssim = (error + 0.3 * (1 - float(ssim(x, target)))) / (start + 3e-3)
+    assert float(image_loss(x, target, x1, 0.3)) == pytest.approx(with_ssim, rel=1e-4)
+
+
+def test_a_perfect_start_does_not_blow_up_the_loss(rng):
+    target = planes(rng.random((16, 16)))
+    # √2 · 1e-3 of error against ε + floor: below one, not infinite.
+    assert float(image_loss(target + 1e-3, target, target, 0.05)) < 1
+
+
+def test_an_empty_image_has_a_finite_gradient():
+    x = torch.zeros(1, 2, 16, 16, requires_grad=True)
+    empty = torch.zeros(1, 2, 16, 16)
+    image_loss(x, empty, empty, 0.05).backward()
+    assert torch.isfinite(x.grad).all()

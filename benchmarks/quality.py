@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from ldmpir_edge.bundle import open_bundle
 from ldmpir_edge.physics.engine_input import engine_arrays
@@ -73,7 +74,8 @@ Case = tuple[Scan, Task, np.ndarray]
 
 def mri(n_coils: int, acceleration: float, kind: str) -> Callable[..., Case]:
     def make(image: np.ndarray, modality: Modality, rng: np.random.Generator) -> Case:
-        fine = np.kron(image / np.percentile(image, 99.5), np.ones((2, 2))).astype(np.float32)
+        scaled = image / np.percentile(image, 99.5)
+        fine = np.maximum(ndimage.zoom(scaled, 2, order=3, mode="nearest", grid_mode=True), 0)
         shape = fine.shape
         maps = simulate_coil_maps(shape, n_coils, rng) if n_coils > 1 else np.ones((1, *shape))
         full = centred_fft(maps * fine * random_phase(shape, rng), (-2, -1)).astype(np.complex64)

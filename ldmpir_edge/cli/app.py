@@ -15,7 +15,6 @@ INTERRUPTED = 130
 app = typer.Typer(
     name="ldmpir-edge",
     help="Run a learned MRI and CT reconstruction beside the scanner.",
-    no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -32,10 +31,16 @@ app.command("export", rich_help_panel="Make")(export.export)
 def main() -> None:
     """Run the program; an expected error is one line and its own exit code."""
     try:
-        app()
+        # Not Typer's standalone mode, which frames its own errors in boxes of many lines.
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except LdmpirError as err:
         print_error(str(err))
         sys.exit(err.exit_code)
-    except KeyboardInterrupt:
+    except typer.TyperException as err:
+        print_error(f"{err.format_message().rstrip('.')}; see ldmpir-edge COMMAND --help")
+        sys.exit(err.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
         print_error("interrupted")
-        sys.exit(INTERRUPTED)
+    sys.exit(code)

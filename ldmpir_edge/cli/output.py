@@ -20,8 +20,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-results = Console()
-messages = Console(stderr=True)
+# Paths and messages are printed as they are: no :name: becomes a picture.
+results = Console(emoji=False)
+messages = Console(stderr=True, emoji=False)
 
 
 def print_error(text: str) -> None:

@@ -65,8 +65,10 @@ def run(
     from ldmpir_edge.scans.write import FORMATS
 
     wanted = [name.strip() for name in formats.split(",") if name.strip()]
-    if unknown := [name for name in wanted if name not in FORMATS] or not wanted:
-        raise UsageError(f"unknown output format {unknown}; choose of {', '.join(FORMATS)}")
+    unknown = [name for name in wanted if name not in FORMATS]
+    if unknown or not wanted:
+        given = ", ".join(unknown) if unknown else "nothing"
+        raise UsageError(f"unknown output format {given}; choose of {', '.join(FORMATS)}")
     reconstructor = load(
         bundle,
         backend=backend,
@@ -87,6 +89,7 @@ def run(
     for group in _group(scans):
         _run_one(reconstructor, group, output, wanted, task, seed, report)
     report["backend"] = reconstructor.backend
+    reason = reconstructor.reason
     reconstructor.close()
     if as_json:
         print_json(report)
@@ -94,7 +97,7 @@ def run(
     total = sum(report["seconds"].values())
     print_result(
         f"{len(report['checks'])} slices in {total:.1f} s on {report['backend']}, "
-        f"{report['precision']}, {report['steps']} steps ({reconstructor.reason})"
+        f"{report['precision']}, {report['steps']} steps ({reason})"
     )
     for path in report["outputs"]:
         print_result(path)

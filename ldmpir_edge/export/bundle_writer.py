@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 CASE_SIZE = 96
 GOLDEN_SIZE = 32
+RAYS_GOLDEN_SIZE = 16
+"""Ray tables grow with the cube of the size; at 32 they were a quarter of the wheel."""
 WEIGHTS = "weights.safetensors"
 
 SCALING = (
@@ -290,6 +292,7 @@ def _refusal(
 
 def _golden_pairs(model: LdmPir, images: GateImages, target: Target) -> dict[str, bytes]:
     cases = make_cases(images, GOLDEN_SIZE)
+    cases["rays"] = make_cases(images, RAYS_GOLDEN_SIZE)["rays"]
     files = {}
     for family in FAMILIES:
         problem = cases[family][0].problem

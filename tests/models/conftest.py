@@ -6,13 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from tiny_model import awake_model, fresh_model
 from tiny_problems import tiny_problem
 
-from ldmpir_edge.models.config import ModelConfig
 from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.physics.problem import FAMILIES, Family, Problem
-
-TINY = ModelConfig(widths=(8, 8, 8, 8), embedding=8, n_cg=3)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,16 +30,10 @@ def problems() -> dict[Family, Problem]:
 @pytest.fixture
 def fresh() -> LdmPir:
     """A tiny model as training starts it: its U-Net answers zero."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        return LdmPir(TINY).eval()
+    return fresh_model()
 
 
 @pytest.fixture
-def model(fresh: LdmPir) -> LdmPir:
+def model() -> LdmPir:
     """The same with noise on every weight, so that none of its parts is silent."""
-    draws = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for parameter in fresh.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=draws))
-    return fresh
+    return awake_model()

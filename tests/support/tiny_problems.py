@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from ellipses import analytic_sinogram
+from small_scans import disc
 
 from ldmpir_edge.physics.cartesian import CartesianOp
 from ldmpir_edge.physics.ct_problem import build_ct_problem
@@ -16,13 +17,6 @@ from ldmpir_edge.physics.normal import TABLES
 from ldmpir_edge.physics.problem import Family, Problem
 
 SIZE = 32
-
-
-def disc(size: int) -> np.ndarray:
-    """A textured ellipse without a symmetry, in [0, 1], on a dark ground."""
-    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
-    inside = ((x - 0.1) / 0.7) ** 2 + ((y + 0.1) / 0.8) ** 2 < 1
-    return (inside * (0.6 + 0.3 * np.sin(5 * x + 1) * np.cos(7 * y))).astype(np.float32)
 
 
 def unit_maps(n_coils: int, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

@@ -2,7 +2,8 @@
 
     python benchmarks/readme_figure.py [-o docs/images/mri-r4.png]
 
-Needs ../shared/data; the slice is of TCIA Brain-Tumor-Progression (doi:10.7937/K9/TCIA.2018.15quzvnb).
+Needs ../shared/data; the slice is of TCIA Brain-Tumor-Progression
+(doi:10.7937/K9/TCIA.2018.15quzvnb).
 """
 
 from __future__ import annotations

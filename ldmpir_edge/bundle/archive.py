@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import BinaryIO
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from ldmpir_edge.atomic import atomic_file
 from ldmpir_edge.bundle.layout import (
     END_SIZE,
     MAX_BUNDLE_BYTES,
@@ -30,7 +30,7 @@ from ldmpir_edge.bundle.layout import (
 from ldmpir_edge.bundle.manifest import Manifest, parse_manifest
 from ldmpir_edge.bundle.schema import EntrySpec
 from ldmpir_edge.bundle.signing import SIGNATURE_BYTES, Trust, sign, verify
-from ldmpir_edge.errors import BundleError, BundleTamperedError, OutputError
+from ldmpir_edge.errors import BundleError, BundleTamperedError
 
 MANIFEST = "manifest.json"
 MANIFEST_DIGEST = "manifest.sha256"
@@ -234,33 +234,21 @@ def write_bundle(
             f"a bundle of {len(contents)} entries and {total} bytes exceeds the limits "
             f"({MAX_ENTRIES}, {MAX_BUNDLE_BYTES}); export fewer variants"
         )
-    try:
-        _write_atomically(path, contents)
-    except OSError as err:
-        raise OutputError(
-            f"cannot write bundle {path}: {err.strerror}; choose another place with -o"
-        ) from err
-
-
-def _write_atomically(path: Path, contents: Mapping[str, bytes]) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            entries: list[StoredEntry] = []
-            for entry_name, data in contents.items():
-                offset = entries[-1].end if entries else 0
-                entries.append(StoredEntry(entry_name, zlib.crc32(data), len(data), offset))
-                file.write(entries[-1].local_header)
-                file.write(data)
-            file.write(pack_directory(entries))
-            file.flush()
-            os.fsync(file.fileno())
+    with atomic_file(path) as temporary:
+        _write(temporary, contents)
+        # Others than the exporter install and read it.
         temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+
+
+def _write(path: Path, contents: Mapping[str, bytes]) -> None:
+    with path.open("wb") as file:
+        entries: list[StoredEntry] = []
+        for entry_name, data in contents.items():
+            offset = entries[-1].end if entries else 0
+            entries.append(StoredEntry(entry_name, zlib.crc32(data), len(data), offset))
+            file.write(entries[-1].local_header)
+            file.write(data)
+        file.write(pack_directory(entries))
 
 
 def _digest_line(digest: str) -> bytes:

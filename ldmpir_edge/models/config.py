@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from ldmpir_edge.errors import UsageError
 
@@ -13,7 +13,8 @@ class ModelConfig(BaseModel):
     Parameters
     ----------
     widths
-        Channels of each level, finest (half the image size) first.
+        Channels of each level, finest (half the image size) first. Four levels divide the image
+        by 16, which is what preparation pads to.
     embedding
         Channels of the embedding of time, noise level and task.
     n_cg
@@ -26,7 +27,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    widths: tuple[int, ...] = (48, 80, 120, 160)
+    widths: tuple[PositiveInt, ...] = Field(default=(48, 80, 120, 160), min_length=1, max_length=4)
     embedding: int = Field(default=64, gt=0)
     n_cg: int = Field(default=4, gt=0)
     lambda_min: float = Field(default=0.01, gt=0)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from ldmpir_edge.errors import UsageError
+from ldmpir_edge.errors import ShapeError, UsageError
 from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.physics.problem import Family
 
@@ -67,15 +67,19 @@ def sample(
     ------
     UsageError
         `n_steps` is below 1.
+    ShapeError
+        `noise` is not one image for each step but the last.
     """
     times = schedule(n_steps)
+    if noise is not None and noise.shape[1] != n_steps - 1:
+        raise ShapeError(
+            f"noise has shape {tuple(noise.shape)}; {n_steps} steps need {n_steps - 1} images"
+        )
     x = x1
     for k, (t, s) in enumerate(pairwise(times)):
-        x0_hat: Tensor = model(x, t, x1, b, noise_level, condition, family, tables)
-        if s == 0:
-            return x0_hat
-        x = (s / t) * x + (1 - s / t) * x0_hat
-        if noise is not None:
+        x0_hat = model(x, t, x1, b, noise_level, condition, family, tables)
+        x = x0_hat if s == 0 else (s / t) * x + (1 - s / t) * x0_hat
+        if noise is not None and s > 0:
             # The bridge pinned at x_t and x0_hat has variance σ² s(t−s)/t at time s.
             x = x + model.config.sigma_bridge * math.sqrt(s * (t - s) / t) * noise[:, k]
     return x

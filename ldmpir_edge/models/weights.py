@@ -8,19 +8,26 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from ldmpir_edge.atomic import atomic_file
 from ldmpir_edge.errors import BundleError
 from ldmpir_edge.models.config import ModelConfig
 from ldmpir_edge.models.ldmpir import LdmPir
 
 
 def save_weights(model: LdmPir, path: Path) -> None:
-    """Write the weights as safetensors, with the architecture in the metadata."""
-    temporary = path.with_suffix(".tmp")
+    """Write the weights as safetensors, with the architecture in the metadata.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-    save_file(tensors, temporary, metadata={"config": model.config.model_dump_json()})
-    temporary.replace(path)
+    data = save(tensors, metadata={"config": model.config.model_dump_json()})
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def load_weights(path: Path) -> LdmPir:
@@ -37,7 +44,7 @@ def load_weights(path: Path) -> LdmPir:
             tensors: dict[str, torch.Tensor] = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dict
         model = LdmPir(ModelConfig(**json.loads(metadata["config"])))
         model.load_state_dict(tensors)
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as err:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as err:
         raise BundleError(
             f"cannot load weights from {path}: {err}; train them with 'ldmpir-edge train' "
             "or restore the released file"
@@ -56,5 +63,5 @@ def read_model_toml(folder: Path) -> ModelConfig:
     path = folder / "model.toml"
     try:
         return ModelConfig(**tomllib.loads(path.read_text())["architecture"])
-    except (OSError, KeyError, ValueError) as err:
+    except (OSError, KeyError, TypeError, ValueError) as err:
         raise BundleError(f"cannot read the architecture from {path}: {err}") from err

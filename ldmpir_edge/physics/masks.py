@@ -89,6 +89,6 @@ def variable_density_mask(
         else:
             high = factor
     mask: NDArray[np.float32] = (rng.random(shape) < density * factor).astype(np.float32)
-    top, left = (height - n_acs) // 2, (width - n_acs) // 2
+    top, left = (height - n_acs + 1) // 2, (width - n_acs + 1) // 2
     mask[top : top + n_acs, left : left + n_acs] = 1
     return mask

@@ -22,11 +22,12 @@ from ldmpir_edge.physics.problem import Family, Problem, Task
 from ldmpir_edge.reconstruct.checks import check_slice
 from ldmpir_edge.reconstruct.slices import (
     PreparedSlice,
+    least_grid,
     output_info,
     prepare_slice,
     resolve_task,
 )
-from ldmpir_edge.runtimes import SelectedEngine, load_engine
+from ldmpir_edge.runtimes import SelectedEngine, get_backend, load_engine
 from ldmpir_edge.scans.detect import open_scan
 from ldmpir_edge.scans.model import Scan
 from ldmpir_edge.scans.reconstruction import Provenance, Reconstruction
@@ -73,6 +74,8 @@ class Reconstructor:
     ------
     BundleError
         The bundle lacks the precision or the number of steps.
+    UsageError
+        There is no backend of that name.
     """
 
     def __init__(
@@ -90,6 +93,8 @@ class Reconstructor:
         self.precision: Precision = precision or ("fp32" if "fp32" in held else held[0])
         self.n_steps = n_steps or manifest.sampler.default_n_steps
         manifest.variant(manifest.families[0].name, self.n_steps, self.precision)
+        if backend is not None:
+            get_backend(backend)
         self._requested, self._threads = backend, threads
         self._engines: dict[Family, SelectedEngine] = {}
         self.seconds: dict[str, float] = defaultdict(float)
@@ -148,6 +153,7 @@ class Reconstructor:
             with open_scan(scan) as opened:
                 return self(opened, task=task, seed=seed, on_slice=on_slice)
         resolved = resolve_task(scan, task)
+        self.bundle.manifest.limits.check(*least_grid(scan, resolved))
         self.seconds.clear()
         images: list[NDArray[np.float32]] = []
         checks: list[dict[str, Any]] = []

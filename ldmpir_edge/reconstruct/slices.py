@@ -16,6 +16,7 @@ from ldmpir_edge.physics.image_problem import (
     build_superresolution_problem,
 )
 from ldmpir_edge.physics.mri_problem import build_mri_problem
+from ldmpir_edge.physics.padding import padded_size
 from ldmpir_edge.physics.problem import Problem, Task
 from ldmpir_edge.scans.model import ImageScan, KspaceScan, Scan, ScanInfo, SinogramScan
 from ldmpir_edge.scans.prepare_mri import prepare_mri
@@ -88,6 +89,19 @@ def prepare_slice(scan: Scan, index: int, task: Task) -> PreparedSlice:
     if isinstance(scan, ImageScan):
         return _prepare_image(scan, index, task)
     raise UsageError(f"no way to reconstruct a {type(scan).__name__}")
+
+
+def least_grid(scan: Scan, task: Task) -> tuple[int, int]:
+    """Return the smallest grid, `(H, W)`, that a scan's slices can be reconstructed on.
+
+    Known before anything is read, so that a scan beyond the bundle's limits is refused before it
+    fills the memory; the grid of a slice may be larger.
+    """
+    enlargement = ENLARGEMENT if task == "super-resolve" else 1
+    rows, columns = scan.image_shape
+    if isinstance(scan, KspaceScan) and scan.rows_are_phase:
+        rows, columns = columns, rows
+    return padded_size(rows * enlargement), padded_size(columns * enlargement)
 
 
 def output_info(info: ScanInfo, task: Task) -> ScanInfo:

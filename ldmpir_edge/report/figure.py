@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ldmpir_edge.atomic import atomic_file
 from ldmpir_edge.errors import ScanDataError, ShapeError
 from ldmpir_edge.physics.problem import Modality
 from ldmpir_edge.report.metrics import ImageScores, score
-from ldmpir_edge.scans.atomic import atomic_file
 from ldmpir_edge.scans.display import display_window
 
 if TYPE_CHECKING:

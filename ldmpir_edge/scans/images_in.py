@@ -158,7 +158,9 @@ def _nifti_scan(path: Path, image: Any) -> NiftiScan:
 
 def _with_modality(scan: AnyImageScan) -> AnyImageScan:
     """Tell CT from MR by the middle slice."""
-    lowest = float(scan.image(scan.n_slices // 2).min())
+    # Read as for inpainting: whether missing pixels are allowed is known only later.
+    image = scan.image(scan.n_slices // 2, missing=True)
+    lowest = float(np.min(image, where=np.isfinite(image), initial=0.0))
     return replace(scan, info=replace(scan.info, modality="ct" if lowest < _CT_BELOW else "mr"))
 
 

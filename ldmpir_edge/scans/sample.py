@@ -16,11 +16,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ldmpir_edge.atomic import atomic_file, make_folder
 from ldmpir_edge.errors import UsageError
 from ldmpir_edge.physics.fourier import centred_fft, centred_ifft
 from ldmpir_edge.physics.geometry import RadonGeometry
 from ldmpir_edge.scans import sample_files
-from ldmpir_edge.scans.atomic import atomic_file, make_folder
 from ldmpir_edge.scans.coils import random_phase, simulate_coil_maps
 from ldmpir_edge.scans.model import MU_WATER_PER_MM
 from ldmpir_edge.scans.phantom import head_phantom, line_integrals, rasterise

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ldmpir_edge.atomic import make_folder, output_errors
 from ldmpir_edge.errors import OutputError, UsageError
-from ldmpir_edge.scans.atomic import make_folder, output_errors
 from ldmpir_edge.scans.reconstruction import Reconstruction
 from ldmpir_edge.scans.writers.dicom import write_dicom
 from ldmpir_edge.scans.writers.h5 import write_h5

@@ -102,9 +102,8 @@ def _simulate_mri(
 def _centre(kspace: NDArray[np.complex64], n_acs: int, mask_ndim: int) -> NDArray[np.complex64]:
     height, width = kspace.shape[-2:]
     lines = min(n_acs, width)
-    left = (width - lines + 1) // 2 if mask_ndim == 1 else (width - lines) // 2
     readout = min(height, 32) if mask_ndim == 1 else lines
-    top = height // 2 - readout // 2 if mask_ndim == 1 else (height - readout) // 2
+    top, left = (height - readout + 1) // 2, (width - lines + 1) // 2
     return kspace[:, top : top + readout, left : left + lines]
 
 

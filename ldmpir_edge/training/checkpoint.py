@@ -8,8 +8,8 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from ldmpir_edge.atomic import atomic_file
 from ldmpir_edge.errors import UsageError
-from ldmpir_edge.scans.atomic import atomic_file
 
 
 class Checkpoint(TypedDict):

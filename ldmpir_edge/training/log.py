@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import TypedDict
 
-from ldmpir_edge.scans.atomic import atomic_file, output_errors
+from ldmpir_edge.atomic import atomic_file, output_errors
 
 
 class LogRow(TypedDict):

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ldmpir_edge.atomic import make_folder, output_errors
 from ldmpir_edge.errors import UsageError
 from ldmpir_edge.models.config import ModelConfig
 from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.models.sampler import bridge_state, sample
 from ldmpir_edge.models.weights import save_weights
-from ldmpir_edge.scans.atomic import make_folder, output_errors
 from ldmpir_edge.training.checkpoint import (
     damaged_checkpoint,
     read_checkpoint,

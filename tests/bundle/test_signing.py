@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from toy_bundle import toy_files, toy_manifest
 
 from ldmpir_edge.bundle import Bundle, generate_key, load_signing_key, write_bundle
-from ldmpir_edge.bundle.archive import _write_atomically
+from ldmpir_edge.bundle.archive import _write
 from ldmpir_edge.bundle.signing import sign, verify
 from ldmpir_edge.errors import BundleError, BundleTamperedError, OutputError
 
@@ -76,7 +76,7 @@ def test_a_signature_of_another_manifest_is_refused(signed_path: Path, bundle_pa
     write_bundle(bundle_path, toy_manifest(files, notes="other"), files)
     with zipfile.ZipFile(bundle_path) as container:
         contents = {name: container.read(name) for name in container.namelist()}
-    _write_atomically(bundle_path, {**contents, "signature.ed25519": signature})
+    _write(bundle_path, {**contents, "signature.ed25519": signature})
     with pytest.raises(BundleTamperedError, match="signature does not match"):
         Bundle(bundle_path)
 

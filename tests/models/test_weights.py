@@ -15,11 +15,6 @@ from ldmpir_edge.models.weights import load_weights, read_model_toml, save_weigh
 ZOO = Path(__file__).resolve().parents[2] / "models"
 
 
-not_yet_typed = pytest.mark.xfail(
-    strict=True, raises=TypeError, reason="models/weights.py lets TypeError of ** through"
-)
-
-
 @pytest.fixture
 def saved(model, tmp_path) -> Path:
     save_weights(model, tmp_path / "weights.safetensors")
@@ -97,7 +92,7 @@ def architecture_is_no_table(path: Path) -> None:
         of_another_architecture,
         with_an_unknown_entry,
         without_a_tensor,
-        pytest.param(architecture_is_no_table, marks=not_yet_typed),
+        architecture_is_no_table,
     ],
 )
 def test_a_file_that_is_not_this_models_weights_is_refused(harm, saved):
@@ -118,7 +113,7 @@ def test_the_released_model_states_the_presets_architecture():
         "[architecture\n",
         "[architecture]\nwidths = 'wide'",
         "[architecture]\nheads = 8",
-        pytest.param("architecture = 5", marks=not_yet_typed),
+        "architecture = 5",
     ],
 )
 def test_a_bad_model_toml_is_refused(text, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from ellipses import PHANTOM, analytic_sinogram, pixelated
+from ellipses import analytic_sinogram, pixelated
 
 from ldmpir_edge.physics.geometry import RadonGeometry
 from ldmpir_edge.scans import sample_files

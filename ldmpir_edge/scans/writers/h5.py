@@ -8,7 +8,7 @@ from typing import Any
 
 import h5py
 
-from ldmpir_edge.scans.atomic import atomic_file
+from ldmpir_edge.atomic import atomic_file
 from ldmpir_edge.scans.reconstruction import Reconstruction
 
 FORMAT = "ldmpir-reconstruction"

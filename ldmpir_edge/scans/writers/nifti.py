@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldmpir_edge.scans.atomic import atomic_file
+from ldmpir_edge.atomic import atomic_file
 from ldmpir_edge.scans.reconstruction import Reconstruction
 
 _SCANNER, _ALIGNED = 1, 2

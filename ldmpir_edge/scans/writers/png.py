@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldmpir_edge.scans.atomic import atomic_file
+from ldmpir_edge.atomic import atomic_file
 from ldmpir_edge.scans.display import display_window
 from ldmpir_edge.scans.reconstruction import Reconstruction
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ldmpir_edge.atomic import atomic_file, atomic_folder, make_folder
 from ldmpir_edge.errors import OutputError
-from ldmpir_edge.scans.atomic import atomic_file, atomic_folder, make_folder
 
 
 def _names(folder: Path) -> list[str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from pydicom import dcmread, dcmwrite
 from pydicom.errors import InvalidDicomError
 
+from ldmpir_edge.atomic import atomic_folder
 from ldmpir_edge.errors import OutputError
-from ldmpir_edge.scans.atomic import atomic_folder
 from ldmpir_edge.scans.reconstruction import Reconstruction
 from ldmpir_edge.scans.writers.dicom.image import build_image
 from ldmpir_edge.scans.writers.dicom.pixels import (

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from ldmpir_edge.errors import ScanDataError
 from ldmpir_edge.physics.problem import FAMILIES, Family, Modality
+from ldmpir_edge.scans.detect import open_scan
+from ldmpir_edge.scans.model import ImageScan
 from ldmpir_edge.training.acquisitions import SIMULATORS, Example
 from ldmpir_edge.training.augment import random_view
 from ldmpir_edge.training.images import ImageStack, load_folder
@@ -57,7 +59,7 @@ def load_gate_images(folders: Sequence[Path]) -> GateImages:
 
         names = ("MR_small.dcm", "CT_small.dcm")
         paths = [Path(str(get_testdata_file(name, download=False))) for name in names]
-        stacks = tuple(stack for path in paths for stack in load_folder(path))
+        stacks = tuple(_read_image(path) for path in paths)
         source = "pydicom test files MR_small and CT_small"
     present = {stack.modality for stack in stacks}
     if present != {"mr", "ct"}:
@@ -66,6 +68,13 @@ def load_gate_images(folders: Sequence[Path]) -> GateImages:
             "name folders of both with --gate-images"
         )
     return GateImages(stacks, source)
+
+
+def _read_image(path: Path) -> ImageStack:
+    with open_scan(path) as scan:
+        if not isinstance(scan, ImageScan):
+            raise ScanDataError(f"{path} holds raw data; the gate needs images")
+        return ImageStack(path.stem, scan.info.modality, scan.image(0)[None])
 
 
 def make_cases(images: GateImages, size: int) -> dict[Family, list[Example]]:

@@ -6,6 +6,7 @@ networks are typed by the graph.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -131,8 +132,13 @@ def network_layers(graph: onnx.ModelProto) -> list[str]:
 
 
 def _layer(node_name: str) -> str:
-    """Return the layer of a node: `/model/unet/encoder.0/conv1/Conv_3` is in `encoder.0`."""
-    return node_name.split(NETWORK_SCOPE)[1].split("/")[0]
+    """Return the layer of a node: `/model/unet/encoder.0_2/conv1/Conv_3` is in `encoder.0`.
+
+    Every sampler step is traced with a number of its own, but the steps share their weights and
+    stand or fall together. Sums between layers are `skips`.
+    """
+    layer, _, inside = node_name.split(NETWORK_SCOPE)[1].partition("/")
+    return re.sub(r"_\d+$", "", layer) if inside else "skips"
 
 
 def _float_values(model: onnx.ModelProto) -> set[str]:

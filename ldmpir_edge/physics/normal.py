@@ -57,44 +57,49 @@ def gram_pointwise(x: Array, tables: Tables) -> Array:
 
 
 def gram_toeplitz(x: Array, tables: Tables) -> Array:
-    """Convolve each plane with a point-spread kernel on the doubled grid.
+    """Convolve the real plane with a point-spread kernel on the doubled grid.
 
-    Tables: `kernel` (2H, W+1), the kernel's real half spectrum with the weights of the
+    Attenuation is real: the imaginary plane is not measured, and comes back as zero. Tables: `kernel` (2H, W+1), the kernel's real half spectrum with the weights of the
     half spectrum and the scale of the inverse transform folded in; `dft_h` (2H, H, 2) and
     `dft_w` (W, W+1, 2), the zero-padded DFT blocks.
     """
     kernel = tables["kernel"]
     h_re, h_im = tables["dft_h"][..., 0], tables["dft_h"][..., 1]
     w_re, w_im = tables["dft_w"][..., 0], tables["dft_w"][..., 1]
-    re, im = x @ w_re, x @ w_im
+    real = x[:, :1]
+    re, im = real @ w_re, real @ w_im
     re, im = (h_re @ re - h_im @ im) * kernel, (h_re @ im + h_im @ re) * kernel
     re, im = h_re.T @ re + h_im.T @ im, h_re.T @ im - h_im.T @ re
-    return re @ w_re.T + im @ w_im.T
+    return _with_zero_imaginary(re @ w_re.T + im @ w_im.T)
 
 
 def gram_rays(x: Array, tables: Tables) -> Array:
-    """Apply AᵀF A by Gather alone, for square images.
+    """Apply AᵀF A by Gather alone, to the real plane of square images.
 
-    Tables: see `ldmpir_edge.physics.rays.ray_tables`, which makes them.
+    The imaginary plane comes back as zero, as in `gram_toeplitz`. Tables: see `ldmpir_edge.physics.rays.ray_tables`, which makes them.
     """
     xp = array_namespace(x)
     # A product with zero in place of zeros_like, and indexing in place of take and reshape: each
     # of those traces as a dozen shape operations, in every application of the operator.
-    edge = x[..., :1] * 0
-    rows = xp.concat([edge, x, edge], axis=-1)
-    columns = xp.concat([edge, xp.matrix_transpose(x), edge], axis=-1)
-    planes = xp.concat([rows, columns], axis=-2)
-    flat = xp.reshape(planes, (x.shape[0], 2, -1))
+    image = x[:, 0]
+    edge = image[..., :1] * 0
+    rows = xp.concat([edge, image, edge], axis=-1)
+    columns = xp.concat([edge, xp.matrix_transpose(image), edge], axis=-1)
+    flat = xp.reshape(xp.concat([rows, columns], axis=-2), (x.shape[0], -1))
     index, fraction = tables["forward_index"], tables["forward_fraction"]
-    near, far = flat[:, :, index], flat[:, :, index + 1]
+    near, far = flat[:, index], flat[:, index + 1]
     sinogram = xp.sum(near + fraction * (far - near), axis=-1) * tables["forward_weight"]
     kernel = tables["filter"]
-    views = xp.reshape(sinogram, (x.shape[0], 2, -1, kernel.shape[0]))
-    filtered = xp.reshape(views @ kernel, (x.shape[0], 2, -1))
+    views = xp.reshape(sinogram, (x.shape[0], -1, kernel.shape[0]))
+    filtered = xp.reshape(views @ kernel, (x.shape[0], -1))
     padded = xp.concat([filtered, filtered[..., :1] * 0], axis=-1)
-    gathered = padded[:, :, tables["adjoint_index"]]
+    gathered = padded[:, tables["adjoint_index"]]
     pixels = xp.sum(gathered * tables["adjoint_weight"], axis=-1)
-    return xp.reshape(pixels, x.shape)
+    return _with_zero_imaginary(xp.reshape(pixels, (x.shape[0], 1, x.shape[2], x.shape[3])))
+
+
+def _with_zero_imaginary(real: Array) -> Array:
+    return array_namespace(real).concat([real, real * 0], axis=1)
 
 
 def _times_maps(x: Array, s_re: Array, s_im: Array) -> tuple[Array, Array]:

@@ -23,7 +23,8 @@ def gram(image, tables: ToeplitzTables):
     planes = np.stack([image, 0.5 * image])[None].astype(np.float32)
     arrays = {"kernel": tables.kernel, "dft_h": tables.dft_h, "dft_w": tables.dft_w}
     result = gram_toeplitz(planes, arrays)[0]
-    np.testing.assert_allclose(result[1], 0.5 * result[0], atol=1e-5 * np.abs(result[0]).max())
+    # Attenuation is real: whatever stands in the imaginary plane is not measured.
+    assert not result[1].any()
     return result[0]
 
 

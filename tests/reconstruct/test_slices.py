@@ -11,7 +11,6 @@ from small_scans import (
     SIZE,
     coil_images,
     disc,
-    fft2c,
     oversampled_kspace,
     root_sum_of_squares,
     write_dicom,
@@ -231,9 +230,3 @@ def test_the_least_grid_never_exceeds_the_grid(tmp_path, rng):
         assert all(a <= b for a, b in zip(least, grid, strict=True))
         assert all(side % 16 == 0 for side in least)
     assert least_grid(scan, "ct") == (CT_SIZE, CT_SIZE)
-
-
-def test_the_transform_of_the_builders_is_unitary(rng):
-    # The truth above rests on it.
-    x = rng.standard_normal((8, 6))
-    assert np.linalg.norm(fft2c(x)) == pytest.approx(np.linalg.norm(x))

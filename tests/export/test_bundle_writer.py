@@ -1,0 +1,232 @@
+"""From a model folder to a bundle that an appliance opens, and what must not get that far."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from hashlib import sha256
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from tiny_model import awake_model, save_model
+
+from ldmpir_edge.bundle import SizeLimits, generate_key, open_bundle
+from ldmpir_edge.errors import BundleError, GateError, OutputError
+from ldmpir_edge.export import bundle_writer, cases
+from ldmpir_edge.export.bundle_writer import export_bundle
+from ldmpir_edge.export.cases import FAMILY_TASKS, load_gate_images
+from ldmpir_edge.export.precision import to_half
+from ldmpir_edge.export.targets import Target
+from ldmpir_edge.physics.problem import FAMILIES
+from ldmpir_edge.runtimes import get_backend
+
+CREATED = datetime(2026, 11, 22, 12, tzinfo=UTC)
+TARGET = Target(
+    name="tiny",
+    description="for tests",
+    n_steps=(1, 2),
+    default_n_steps=2,
+    gate_backends=("onnxruntime",),
+    limits=SizeLimits(
+        min_height=16, max_height=64, min_width=16, max_width=64, max_coils=8, max_views=90
+    ),
+)
+ONE_STEP = TARGET.model_copy(update={"n_steps": (1,), "default_n_steps": 1})
+
+
+@pytest.fixture(scope="module")
+def small_cases():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundle_writer, "CASE_SIZE", 32)
+        yield
+
+
+@pytest.fixture
+def pointwise_only(monkeypatch, small_cases):
+    """What holds for one family holds for all, and takes a fifth of the time."""
+    monkeypatch.setattr(bundle_writer, "FAMILIES", ("pointwise",))
+    monkeypatch.setattr(cases, "FAMILY_TASKS", {"pointwise": FAMILY_TASKS["pointwise"]})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("model"), awake_model())
+
+
+@pytest.fixture(scope="module")
+def exported(folder, small_cases, tmp_path_factory):
+    """Everything, signed: its path, manifest, progress calls and public key."""
+    path = tmp_path_factory.mktemp("out") / "tiny.ldmpir"
+    key, progress = generate_key(), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LDMPIR_CACHE_DIR", str(path.parent / "cache"))
+        patch.setenv("XDG_CONFIG_HOME", str(path.parent / "config"))
+        manifest = export_bundle(
+            folder,
+            path,
+            ["fp32", "fp16"],
+            TARGET,
+            load_gate_images([]),
+            created=CREATED,
+            signing_key=key,
+            on_progress=lambda *call: progress.append(call),
+        )
+        yield path, manifest, progress, key
+
+
+def test_the_bundle_holds_every_variant_and_its_gate(exported):
+    path, manifest, _, _ = exported
+    opened = open_bundle(path)
+    assert opened.manifest == manifest
+    assert manifest.verified
+    keys = {variant.key for variant in manifest.variants}
+    assert keys == {(f, n, p) for f in FAMILIES for n in (1, 2) for p in ("fp32", "fp16")}
+    for variant in manifest.variants:
+        assert {result.task for result in variant.gate} == set(
+            bundle_writer.TASKS[variant.family]
+        )
+        assert all(result.passed for result in variant.gate)
+    assert (manifest.model.id, manifest.model.version) == ("tiny", "0.0.1")
+    assert manifest.created == CREATED
+    assert manifest.limits == TARGET.limits
+    assert manifest.sampler.default_n_steps == 2
+
+
+def test_sources_and_tools_are_named(exported, folder):
+    _, manifest, _, _ = exported
+    for name in ("weights.safetensors", "model.toml"):
+        assert manifest.source_hashes[name] == sha256((folder / name).read_bytes()).hexdigest()
+    assert manifest.tool_versions["torch"] == torch.__version__
+    assert manifest.tool_versions["onnx"] == onnx.__version__
+
+
+def test_the_signature_holds(exported, monkeypatch, tmp_path):
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    path, _, _, key = exported
+    assert str(open_bundle(path).trust).startswith("untrusted key")
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "works.pem").write_bytes(public)
+    monkeypatch.setenv("LDMPIR_TRUSTED_KEYS", str(tmp_path))
+    assert str(open_bundle(path).trust) == "trusted:works"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_golden_pair_replays(exported, family, precision):
+    opened = open_bundle(exported[0])
+    golden = opened.golden(family)
+    with get_backend("onnxruntime").load(opened.extract(family, 2, precision), 1) as engine:
+        image = engine.run(golden.inputs)["image"]
+    tolerance = 1e-4 if precision == "fp32" else 1e-2
+    np.testing.assert_allclose(image, golden.outputs["image"], atol=tolerance)
+
+
+def test_progress_counts_up_to_the_end(exported):
+    _, _, progress, _ = exported
+    totals = {total for _, _, total in progress}
+    assert len(totals) == 1
+    assert [done for _, done, _ in progress] == list(range(totals.pop() + 1))
+    assert progress[-1][0] == "done"
+
+
+def test_weights_are_stored_once_a_precision(exported):
+    _, manifest, _, _ = exported
+    blobs = {name: e.size for name, e in manifest.entries.items() if name.endswith(".bin")}
+    assert set(blobs) == {"graphs/weights-fp32.bin", "graphs/weights-fp16.bin"}
+    stored = 4 * manifest.model.n_parameters
+    # Every family and step shares them; fp16 holds the network's in two bytes.
+    assert blobs["graphs/weights-fp32.bin"] < 1.3 * stored
+    assert blobs["graphs/weights-fp16.bin"] < 0.75 * blobs["graphs/weights-fp32.bin"]
+
+
+def test_without_the_gate_the_bundle_says_so(folder, tmp_path, pointwise_only):
+    path = tmp_path / "a.ldmpir"
+    export_bundle(
+        folder, path, ["fp32"], ONE_STEP, load_gate_images([]), created=CREATED, gate=False
+    )
+    manifest = open_bundle(path).manifest
+    assert not manifest.verified
+    assert "without the gate" in manifest.notes
+    assert all(variant.gate == () for variant in manifest.variants)
+    assert str(open_bundle(path).trust) == "unsigned"
+
+
+def attempt(folder, path, precision):
+    return export_bundle(
+        folder, path, [precision], ONE_STEP, load_gate_images([]), created=CREATED
+    )
+
+
+def test_a_graph_that_differs_is_refused(folder, tmp_path, pointwise_only, monkeypatch):
+    trace = bundle_writer.trace
+
+    def wrong(*args):
+        graph = trace(*args)
+        kernel = next(t for t in graph.graph.initializer if len(t.dims) == 4)
+        values = 1.05 * numpy_helper.to_array(kernel)
+        kernel.CopyFrom(numpy_helper.from_array(values.astype(np.float32), kernel.name))
+        return graph
+
+    monkeypatch.setattr(bundle_writer, "trace", wrong)
+    with pytest.raises(GateError, match=r"pointwise with 1 steps in fp32 on onnxruntime") as caught:
+        attempt(folder, tmp_path / "a.ldmpir", "fp32")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hopeless_precision_is_refused_by_the_layers_name(
+    folder, tmp_path, pointwise_only, monkeypatch
+):
+    def wrong(graph, keep):
+        half = to_half(graph, keep)
+        for tensor in half.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT16:
+                values = numpy_helper.to_array(tensor) * np.float16(np.nan)
+                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        return half
+
+    monkeypatch.setattr(bundle_writer, "to_half", wrong)
+    monkeypatch.setattr(bundle_writer, "rank_layers", lambda *_: [("head", 0.5), ("stem", 0.1)])
+    with pytest.raises(GateError, match=r"most damaging layers: head \(5.0e-01\), stem") as caught:
+        attempt(folder, tmp_path / "a.ldmpir", "fp16")
+    assert "export fp32" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_layer_that_half_precision_hurts_goes_back_to_fp32(
+    folder, tmp_path, pointwise_only, monkeypatch
+):
+    def hurt_the_head(graph, keep=frozenset()):
+        half = to_half(graph, keep)
+        if "head" not in keep:
+            (conv,) = (n for n in half.graph.node if "/unet/head/" in n.name and n.op_type == "Conv")
+            kernel = next(t for t in half.graph.initializer if t.name == conv.input[1])
+            values = numpy_helper.to_array(kernel) * np.float16(1.5)
+            kernel.CopyFrom(numpy_helper.from_array(values, kernel.name))
+        return half
+
+    for module in (bundle_writer, bundle_writer.rank_layers.__globals__):
+        if isinstance(module, dict):
+            monkeypatch.setitem(module, "to_half", hurt_the_head)
+        else:
+            monkeypatch.setattr(module, "to_half", hurt_the_head)
+    manifest = attempt(folder, tmp_path / "a.ldmpir", "fp16")
+    assert "pointwise-1-fp16 keeps head in fp32." in manifest.notes
+    assert all(result.passed for result in manifest.variants[0].gate)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path, folder, pointwise_only):
+    with pytest.raises(BundleError, match="cannot load weights"):
+        attempt(tmp_path, tmp_path / "a.ldmpir", "fp32")
+    (tmp_path / "weights.safetensors").write_bytes((folder / "weights.safetensors").read_bytes())
+    (tmp_path / "model.toml").write_text('name = "x"\nversion = "1"\n')
+    with pytest.raises(BundleError, match="needs name, version and licence"):
+        attempt(tmp_path, tmp_path / "a.ldmpir", "fp32")
+
+
+def test_a_place_that_cannot_be_written_is_refused(folder, tmp_path, pointwise_only):
+    with pytest.raises(OutputError, match="-o"):
+        attempt(folder, tmp_path / "none" / "a.ldmpir", "fp32")

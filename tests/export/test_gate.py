@@ -1,0 +1,171 @@
+"""The gate lets an honest variant through, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from tiny_problems import disc
+
+from ldmpir_edge.bundle import LoadedVariant, ModelInfo
+from ldmpir_edge.errors import ScanDataError
+from ldmpir_edge.export import cases
+from ldmpir_edge.export.blame import rank_layers
+from ldmpir_edge.export.cases import FAMILY_TASKS, GateImages, load_gate_images, make_cases
+from ldmpir_edge.export.gate import LIMITS, psnr_db, reference_images, run_gate
+from ldmpir_edge.export.precision import network_layers, to_half
+from ldmpir_edge.export.tensors import OUTPUTS, family_inputs
+from ldmpir_edge.physics.problem import FAMILIES
+from ldmpir_edge.training.acquisitions import simulate_denoise
+
+N_STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def examples():
+    draws = np.random.default_rng(5)
+    return [simulate_denoise(disc(32), "mr", draws) for _ in range(2)]
+
+
+@pytest.fixture(scope="module")
+def references(model, examples):
+    return reference_images(model, examples, N_STEPS)
+
+
+@pytest.fixture
+def judged(tmp_path, examples, references) -> Callable[..., list]:
+    """Gate a graph as a bundle would deliver it."""
+
+    def judge(graph, precision="fp32", backend="onnxruntime"):
+        path = tmp_path / "candidate.onnx"
+        path.write_bytes(graph.SerializeToString())
+        variant = LoadedVariant(
+            graph=path,
+            family="pointwise",
+            n_steps=N_STEPS,
+            precision=precision,
+            inputs=family_inputs("pointwise"),
+            outputs=OUTPUTS,
+            model=ModelInfo(id="candidate", version="0", n_parameters=1, licence="none"),
+            source_hashes={},
+        )
+        return run_gate(variant, backend, examples, references)
+
+    return judge
+
+
+def altered(graph, change, layer="head"):
+    """A copy with `change` made to the kernel of one layer."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    conv = next(
+        n for n in copy.graph.node if n.op_type == "Conv" and f"/unet/{layer}" in n.name
+    )
+    kernel = next(t for t in copy.graph.initializer if t.name == conv.input[1])
+    values = change(numpy_helper.to_array(kernel).copy())
+    kernel.CopyFrom(numpy_helper.from_array(values.astype(np.float32), kernel.name))
+    return copy
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_an_honest_variant_passes(traced, judged, backend):
+    (result,) = judged(traced("pointwise", N_STEPS), backend=backend)
+    assert result.passed
+    assert (result.task, result.backend, result.n_slices) == ("denoise", backend, 2)
+    assert abs(result.psnr_delta_worst_db) <= LIMITS["fp32"].worst_db
+    assert result.max_abs_diff < 1e-4
+
+
+def test_half_precision_passes_its_own_limits(traced, judged):
+    (result,) = judged(to_half(traced("pointwise", N_STEPS)), "fp16")
+    assert result.passed
+    assert result.max_abs_diff > 0
+
+
+def test_one_kernel_five_per_cent_off_is_refused(traced, judged):
+    (result,) = judged(altered(traced("pointwise", N_STEPS), lambda w: 1.05 * w))
+    assert not result.passed
+    assert result.max_abs_diff > LIMITS["fp32"].max_abs_diff
+
+
+def test_an_image_that_got_better_is_refused_too(traced, judged):
+    # |ΔPSNR|: a variant that differs is not what was trained, whichever way it differs.
+    results = [judged(altered(traced("pointwise", N_STEPS), lambda w, s=s: s * w))[0] for s in (0, 2)]
+    assert any(result.psnr_delta_worst_db > 0 for result in results)
+    assert not any(result.passed for result in results)
+
+
+def test_nan_is_refused(traced, judged):
+    def poison(w):
+        w.flat[0] = np.nan
+        return w
+
+    (result,) = judged(altered(traced("pointwise", N_STEPS), poison))
+    assert not result.passed
+    # The manifest is strict JSON: the numbers must be.
+    assert np.isfinite([result.psnr_delta_mean_db, result.max_abs_diff]).all()
+
+
+def test_the_layer_that_half_precision_hurts_is_ranked_first(traced, examples):
+    """Kernels of 1e-6 lose most of their digits in float16; the next layer's 1e5 bring it out."""
+    graph = onnx.ModelProto()
+    graph.CopyFrom(traced("pointwise", 1))
+    first, second = (n for n in graph.graph.node if n.op_type == "Conv" and "/middle.0/" in n.name)
+    for name, factor in ((first.input[1], 1e-5), (first.input[2], 1e-5), (second.input[1], 1e5)):
+        tensor = next(t for t in graph.graph.initializer if t.name == name)
+        values = numpy_helper.to_array(tensor) * np.float32(factor)
+        tensor.CopyFrom(numpy_helper.from_array(values, name))
+    ranking = rank_layers(graph, examples[0].problem, 1)
+    assert sorted(layer for layer, _ in ranking) == sorted(network_layers(graph))
+    assert ranking[0][0] == "middle.0"
+    assert ranking[0][1] > 2 * ranking[1][1]
+    damages = [damage for _, damage in ranking]
+    assert damages == sorted(damages, reverse=True)
+    # The network without the flaw has no such layer.
+    assert rank_layers(traced("pointwise", 1), examples[0].problem, 1)[0][0] != "middle.0"
+
+
+def test_psnr_in_closed_form():
+    target = np.zeros((2, 4, 5), np.float32)
+    target[0, 0, 0], target[1, 0, 0] = 3, 4  # largest modulus 5
+    image = target.copy()
+    image[0, 1, 1] += 2  # mean square error 4 / 20
+    assert psnr_db(image, target) == pytest.approx(10 * np.log10(25 * 20 / 4))
+
+
+def test_cases_cover_every_family():
+    images = load_gate_images([])
+    assert {stack.modality for stack in images.stacks} == {"mr", "ct"}
+    assert "pydicom" in images.source
+    made = make_cases(images, 32)
+    assert set(made) == set(FAMILIES) == set(FAMILY_TASKS)
+    for family, examples in made.items():
+        assert {example.problem.family for example in examples} == {family}
+        assert len({example.problem.task for example in examples}) == len(FAMILY_TASKS[family])
+        # The target is in the problem's units and on its grid.
+        assert all(example.target.shape == example.problem.b.shape for example in examples)
+
+
+def test_cases_repeat(monkeypatch):
+    monkeypatch.setattr(cases, "FAMILY_TASKS", {"pointwise": FAMILY_TASKS["pointwise"]})
+    images = load_gate_images([])
+    for one, other in zip(*(make_cases(images, 32)["pointwise"] for _ in range(2)), strict=True):
+        np.testing.assert_array_equal(one.problem.b, other.problem.b)
+
+
+def test_one_modality_is_not_enough(tmp_path):
+    np.save(tmp_path / "a.npy", disc(32))
+    with pytest.raises(ScanDataError, match=r"needs MR and CT images and found mr; .*--gate-images"):
+        load_gate_images([tmp_path])
+
+
+def test_images_may_be_given(tmp_path):
+    np.save(tmp_path / "a.npy", disc(32))
+    hu = (1000 * disc(32) - 1000)[None]
+    np.savez(tmp_path / "b.npz", slices=hu, meta='{"unit": "HU"}')
+    images = load_gate_images([tmp_path])
+    assert isinstance(images, GateImages)
+    assert images.source == "a, b"

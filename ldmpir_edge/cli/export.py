@@ -51,15 +51,21 @@ def export(
         from ldmpir_edge.export.cases import load_gate_images
         from ldmpir_edge.export.targets import read_target
 
+    from ldmpir_edge.atomic import make_folder
     from ldmpir_edge.bundle import load_signing_key
 
-    wanted: Any = [name.strip() for name in precision.split(",")]
-    if unknown := [name for name in wanted if name not in PRECISIONS]:
-        raise UsageError(f"unknown precision {unknown}; choose of {', '.join(PRECISIONS)}")
+    wanted: Any = list(dict.fromkeys(p.strip() for p in precision.split(",") if p.strip()))
+    unknown = [name for name in wanted if name not in PRECISIONS]
+    if unknown or not wanted:
+        given = ", ".join(unknown) if unknown else "nothing"
+        raise UsageError(f"unknown precision {given}; choose of {', '.join(PRECISIONS)}")
     folder = Path(model) if Path(model).is_dir() else ZOO / model
-    path = output or Path(f"{folder.name}.ldmpir")
+    path = output or Path(f"{folder.resolve().name}.ldmpir")
     key = load_signing_key(sign) if sign else None
-    with progress_bar("reading the gate's images") as progress:
+    destination = read_target(target)
+    held_out = load_gate_images(gate_images or [])
+    make_folder(path.parent)
+    with progress_bar("exporting") as progress:
         bar = progress.task_ids[0]
 
         def on_progress(what: str, done: int, total: int) -> None:
@@ -69,8 +75,8 @@ def export(
             folder,
             path,
             wanted,
-            read_target(target),
-            load_gate_images(gate_images or []),
+            destination,
+            held_out,
             created=datetime.now(UTC),
             gate=gate,
             signing_key=key,

@@ -32,6 +32,7 @@ from ldmpir_edge.errors import BundleError, GateError
 from ldmpir_edge.export.blame import rank_layers
 from ldmpir_edge.export.cases import GateImages, make_cases
 from ldmpir_edge.export.gate import reference_image, reference_images, run_gate
+from ldmpir_edge.export.overflow import overflowing_layers
 from ldmpir_edge.export.precision import network_layers, to_half
 from ldmpir_edge.export.targets import Target
 from ldmpir_edge.export.tensors import OUTPUTS, family_inputs
@@ -203,9 +204,17 @@ def _add_variant(
     references: Sequence[object],
 ) -> None:
     """Write one variant and gate it; put damaging layers back to fp32 until it passes."""
-    keep: frozenset[str] = frozenset()
-    damage: list[tuple[str, float]] = []
     layers = network_layers(graph)
+    keep: frozenset[str] = frozenset()
+    if precision == "fp16" and references:
+        keep = overflowing_layers(graph, [example.problem for example in examples], n_steps)
+        if 2 * len(keep) > len(layers):
+            raise GateError(
+                f"{family} with {n_steps} steps does not fit fp16: {len(keep)} of {len(layers)} "
+                f"layers come near its largest value, {', '.join(sorted(keep)[:3])} among them; "
+                "export fp32"
+            )
+    damage: list[tuple[str, float]] = []
     while True:
         variant = _write_variant(build, graph, family, n_steps, precision, keep)
         results = _gate(build, variant, target, examples, references) if references else []
@@ -218,7 +227,7 @@ def _add_variant(
         if precision == "fp32" or len(keep) * 2 >= len(layers):
             raise GateError(_refusal(variant, failed, damage))
         damage = damage or rank_layers(graph, examples[0].problem, n_steps)
-        keep = frozenset(layer for layer, _ in damage[: len(keep) + 1])
+        keep |= {next(layer for layer, _ in damage if layer not in keep)}
 
 
 def _write_variant(

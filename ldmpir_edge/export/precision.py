@@ -48,15 +48,7 @@ def to_half(graph: onnx.ModelProto, keep: frozenset[str] = frozenset()) -> onnx.
 
     model = onnx.ModelProto()
     model.CopyFrom(graph)
-    nodes = [
-        n
-        for n in model.graph.node
-        if NETWORK_SCOPE in n.name and n.op_type in HALF_OPS and _layer(n.name) not in keep
-    ]
-    floats = _float_values(model)
-    chosen = {
-        n.name for n in nodes if all(not name or name in floats for name in [*n.input, *n.output])
-    }
+    chosen = {node.name for node in half_nodes(model, keep)}
     if not chosen:
         raise BackendError(f"no node of the network ({NETWORK_SCOPE}) was found in the graph")
     initializers = {t.name: t for t in model.graph.initializer}
@@ -125,13 +117,26 @@ def to_half(graph: onnx.ModelProto, keep: frozenset[str] = frozenset()) -> onnx.
     return model
 
 
+def half_nodes(graph: onnx.ModelProto, keep: frozenset[str] = frozenset()) -> list[onnx.NodeProto]:
+    """List the nodes that `to_half` puts into half precision."""
+    floats = _float_values(graph)
+    return [
+        node
+        for node in graph.graph.node
+        if NETWORK_SCOPE in node.name
+        and node.op_type in HALF_OPS
+        and layer_of(node.name) not in keep
+        and all(not name or name in floats for name in [*node.input, *node.output])
+    ]
+
+
 def network_layers(graph: onnx.ModelProto) -> list[str]:
     """Name the layers of the U-Net that `to_half` can keep, in the order of the graph."""
-    names = (_layer(n.name) for n in graph.graph.node if NETWORK_SCOPE in n.name)
+    names = (layer_of(n.name) for n in graph.graph.node if NETWORK_SCOPE in n.name)
     return list(dict.fromkeys(names))
 
 
-def _layer(node_name: str) -> str:
+def layer_of(node_name: str) -> str:
     """Return the layer of a node: `/model/unet/encoder.0_2/conv1/Conv_3` is in `encoder.0`.
 
     Every sampler step is traced with a number of its own, but the steps share their weights and

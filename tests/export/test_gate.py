@@ -61,9 +61,7 @@ def altered(graph, change, layer="head"):
     """A copy with `change` made to the kernel of one layer."""
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
-    conv = next(
-        n for n in copy.graph.node if n.op_type == "Conv" and f"/unet/{layer}" in n.name
-    )
+    conv = next(n for n in copy.graph.node if n.op_type == "Conv" and f"/unet/{layer}" in n.name)
     kernel = next(t for t in copy.graph.initializer if t.name == conv.input[1])
     values = change(numpy_helper.to_array(kernel).copy())
     kernel.CopyFrom(numpy_helper.from_array(values.astype(np.float32), kernel.name))
@@ -93,7 +91,9 @@ def test_one_kernel_five_per_cent_off_is_refused(traced, judged):
 
 def test_an_image_that_got_better_is_refused_too(traced, judged):
     # |ΔPSNR|: a variant that differs is not what was trained, whichever way it differs.
-    results = [judged(altered(traced("pointwise", N_STEPS), lambda w, s=s: s * w))[0] for s in (0, 2)]
+    results = [
+        judged(altered(traced("pointwise", N_STEPS), lambda w, s=s: s * w))[0] for s in (0, 2)
+    ]
     assert any(result.psnr_delta_worst_db > 0 for result in results)
     assert not any(result.passed for result in results)
 
@@ -158,7 +158,9 @@ def test_cases_repeat(monkeypatch):
 
 def test_one_modality_is_not_enough(tmp_path):
     np.save(tmp_path / "a.npy", disc(32))
-    with pytest.raises(ScanDataError, match=r"needs MR and CT images and found mr; .*--gate-images"):
+    with pytest.raises(
+        ScanDataError, match=r"needs MR and CT images and found mr; .*--gate-images"
+    ):
         load_gate_images([tmp_path])
 
 

@@ -150,7 +150,7 @@ def test_a_scan_larger_than_the_bundle_takes_is_refused(faked, tmp_path, shape):
 
 def test_an_image_is_refused_by_its_enlarged_size(faked, tmp_path):
     np.save(tmp_path / "a.npy", np.ones((600, 32), np.float32))
-    with pytest.raises(UnsupportedSizeError, match="1200|1216"):
+    with pytest.raises(UnsupportedSizeError, match="height is 1200"):
         faked(raising)(tmp_path / "a.npy", task="super-resolve")
 
 

@@ -102,12 +102,19 @@ def test_npy_volume(tmp_path, rng):
         (np.zeros((2, 2, 8, 8)), "real numbers"),
         (np.zeros((0, 8, 8)), "number of slices is 0"),
         (np.zeros((8, 8), [("a", "f4")]), "real numbers"),
-        (np.full((8, 8), np.nan), "64 NaN"),
     ],
 )
 def test_arrays_that_are_not_images(tmp_path, array, message):
     np.save(tmp_path / "v.npy", array)
     refused(tmp_path / "v.npy", ScanDataError, message)
+
+
+def test_missing_pixels_are_for_inpainting_alone(tmp_path):
+    np.save(tmp_path / "v.npy", np.full((8, 8), np.nan))
+    with open_scan(tmp_path / "v.npy") as scan:
+        assert np.isnan(scan.image(0, missing=True)).all()
+        with pytest.raises(ScanDataError, match="64 NaN"):
+            scan.image(0)
 
 
 def test_pickles_are_never_opened(tmp_path):

@@ -51,7 +51,7 @@ def batch_of_two(problem: Problem, n_steps: int) -> Arrays:
     """The problem, and the same with another noise level, start and noise."""
     draws = np.random.default_rng(9)
     first = engine_arrays(problem, n_steps)
-    second = {name: array for name, array in first.items()}
+    second = dict(first)
     second["noise_level"] = 2 * first["noise_level"]
     second["x1"] = (0.8 * first["x1"]).astype(np.float32)
     if n_steps > 1:

@@ -59,7 +59,9 @@ def gram_pointwise(x: Array, tables: Tables) -> Array:
 def gram_toeplitz(x: Array, tables: Tables) -> Array:
     """Convolve the real plane with a point-spread kernel on the doubled grid.
 
-    Attenuation is real: the imaginary plane is not measured, and comes back as zero. Tables: `kernel` (2H, W+1), the kernel's real half spectrum with the weights of the
+    Attenuation is real: the imaginary plane is not measured, and comes back as zero.
+
+    Tables: `kernel` (2H, W+1), the kernel's real half spectrum with the weights of the
     half spectrum and the scale of the inverse transform folded in; `dft_h` (2H, H, 2) and
     `dft_w` (W, W+1, 2), the zero-padded DFT blocks.
     """
@@ -76,7 +78,9 @@ def gram_toeplitz(x: Array, tables: Tables) -> Array:
 def gram_rays(x: Array, tables: Tables) -> Array:
     """Apply AᵀF A by Gather alone, to the real plane of square images.
 
-    The imaginary plane comes back as zero, as in `gram_toeplitz`. Tables: see `ldmpir_edge.physics.rays.ray_tables`, which makes them.
+    The imaginary plane comes back as zero, as in `gram_toeplitz`.
+
+    Tables: see `ldmpir_edge.physics.rays.ray_tables`, which makes them.
     """
     xp = array_namespace(x)
     # A product with zero in place of zeros_like, and indexing in place of take and reshape: each

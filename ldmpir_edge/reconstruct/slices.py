@@ -172,22 +172,27 @@ def _prepare_sinogram(scan: SinogramScan, index: int) -> PreparedSlice:
 
 def _prepare_image(scan: ImageScan, index: int, task: Task) -> PreparedSlice:
     modality = scan.info.modality
+    image = scan.image(index, missing=task == "inpaint")
     if task == "inpaint":
-        image = scan.image(index, missing=True)
         problem = build_inpaint_problem(image, np.isfinite(image), modality)
     elif task == "super-resolve":
-        problem = build_superresolution_problem(scan.image(index), ENLARGEMENT, modality)
+        problem = build_superresolution_problem(image, ENLARGEMENT, modality)
     else:
-        problem = build_denoise_problem(scan.image(index), modality)
-    return PreparedSlice(problem, _real_part(problem), problem.x1)
+        problem = build_denoise_problem(image, modality)
+    # A magnitude has no negative values, and must not get any.
+    is_magnitude = modality == "mr" and not (image < 0).any()
+    to_scan = _real_part(problem, lowest=0.0 if is_magnitude else -np.inf)
+    return PreparedSlice(problem, to_scan, problem.x1)
 
 
-def _real_part(problem: Problem) -> ToScan:
+def _real_part(problem: Problem, lowest: float = -np.inf) -> ToScan:
     _, height, width = problem.b.shape
     top, left, rows, columns = problem.crop or (0, 0, height, width)
 
     def to_scan(planes: NDArray[np.float32]) -> NDArray[np.float32]:
         image = planes[0, top : top + rows, left : left + columns]
-        return (image * np.float32(problem.scale) + np.float32(problem.offset)).astype(np.float32)
+        scaled = image * np.float32(problem.scale) + np.float32(problem.offset)
+        bounded: NDArray[np.float32] = np.maximum(scaled, np.float32(lowest))
+        return bounded
 
     return to_scan

@@ -121,6 +121,16 @@ def test_an_image_keeps_its_unit(tmp_path, rng):
     np.testing.assert_allclose(prepared.to_scan(planes), noisy[0], atol=1e-2)
 
 
+@pytest.mark.parametrize(("shift", "lowest"), [(0.0, 0.0), (-0.5, -0.75)])
+def test_a_magnitude_never_turns_negative(tmp_path, rng, shift, lowest):
+    image = rng.random((20, 20)).astype(np.float32) + np.float32(shift)
+    np.save(tmp_path / "a.npy", image)
+    with open_scan(tmp_path / "a.npy") as scan:
+        prepared = prepare_slice(scan, 0, "denoise")
+    planes = np.full_like(prepared.problem.x1, -0.75 / prepared.problem.scale)
+    np.testing.assert_allclose(prepared.to_scan(planes), lowest, atol=1e-6)
+
+
 def test_hounsfield_images_are_told_by_their_air(tmp_path, rng):
     hu = (rng.uniform(-1000, 1200, (20, 24))).astype(np.float32)
     np.save(tmp_path / "a.npy", hu)

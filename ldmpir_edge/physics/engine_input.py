@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmpir_edge.physics.normal import BATCHED_TABLES
+from ldmpir_edge.physics.normal import batch_of_one
 from ldmpir_edge.physics.problem import Problem
 
 
@@ -32,6 +32,4 @@ def engine_arrays(
     if n_steps > 1:
         shape = (n_steps - 1, *problem.b.shape)
         arrays["noise"] = (np.zeros(shape, np.float32) if noise is None else noise)[None]
-    for name, table in problem.tables.items():
-        arrays[name] = table[None] if name in BATCHED_TABLES else table
-    return arrays
+    return arrays | batch_of_one(problem.tables)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ldmpir_edge.physics.cartesian import CartesianOp
 from ldmpir_edge.physics.conjugate_gradient import conjugate_gradient
 from ldmpir_edge.physics.fourier import dft_matrix
-from ldmpir_edge.physics.normal import NORMAL_OPERATORS, Tables
+from ldmpir_edge.physics.normal import NORMAL_OPERATORS, Tables, batch_of_one
 from ldmpir_edge.physics.padding import from_planes, pad_image, to_planes
 from ldmpir_edge.physics.problem import Family, Problem
 
@@ -80,7 +80,7 @@ def build_mri_problem(
 
 def cg_sense(b: NDArray[np.float32], family: Family, tables: Tables) -> NDArray[np.float32]:
     """Reconstruct by conjugate gradients on (AᴴA + λ) x = Aᴴy: `(2, H, W)` to `(2, H, W)`."""
-    batched = {k: v[None] if k in {"csm", "mask"} else v for k, v in tables.items()}
+    batched = batch_of_one(tables)
     operator = NORMAL_OPERATORS[family]
 
     def normal(v: NDArray[np.float32]) -> NDArray[np.float32]:

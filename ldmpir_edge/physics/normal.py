@@ -143,3 +143,8 @@ TABLES: dict[Family, tuple[str, ...]] = {
 
 BATCHED_TABLES = frozenset({"csm", "mask"})
 """Tables with a batch axis; the others depend on the geometry alone and are shared."""
+
+
+def batch_of_one(tables: Tables) -> dict[str, Array]:
+    """Give the tables of one problem the batch axis that the normal operators expect."""
+    return {name: t[None] if name in BATCHED_TABLES else t for name, t in tables.items()}

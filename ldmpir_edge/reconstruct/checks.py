@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmpir_edge.physics.engine_input import engine_arrays
-from ldmpir_edge.physics.normal import NORMAL_OPERATORS, TABLES
+from ldmpir_edge.physics.normal import NORMAL_OPERATORS, batch_of_one
 from ldmpir_edge.physics.problem import Problem
 
 MAX_ENGINE_VALUE = 10.0
@@ -64,9 +63,7 @@ def check_slice(problem: Problem, image: NDArray[np.float32] | None) -> dict[str
 
 def data_residual(problem: Problem, image: NDArray[np.float32]) -> float:
     """Return ‖b − AᴴA x‖ / ‖b‖ of `(2, H, W)` engine planes; 0 for an empty measurement."""
-    arrays = engine_arrays(problem, 1)
-    tables = {name: arrays[name] for name in TABLES[problem.family]}
-    gram = NORMAL_OPERATORS[problem.family](image[None], tables)
+    gram = NORMAL_OPERATORS[problem.family](image[None], batch_of_one(problem.tables))
     size = float(np.linalg.norm(problem.b))
     return float(np.linalg.norm(problem.b - gram[0])) / size if size else 0.0
 

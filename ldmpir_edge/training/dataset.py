@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldmpir_edge.errors import ScanDataError
-from ldmpir_edge.physics.normal import BATCHED_TABLES
+from ldmpir_edge.physics.normal import batch_of_one
 from ldmpir_edge.physics.problem import Family, Modality, Task
 from ldmpir_edge.training.acquisitions import SIMULATORS, Example
 from ldmpir_edge.training.augment import random_contrast, random_view
@@ -155,5 +155,5 @@ def to_tensors(example: Example) -> TrainingItem:
         "target": torch.from_numpy(example.target)[None],
         "noise_level": torch.tensor([problem.noise_level], dtype=torch.float32),
         "condition": torch.from_numpy(problem.condition)[None],
-        "tables": {k: v[None] if k in BATCHED_TABLES else v for k, v in tables.items()},
+        "tables": batch_of_one(tables),
     }

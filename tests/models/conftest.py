@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import torch
+from one_thread import _one_thread  # noqa: F401 - pytest finds it by this import
 from tiny_model import awake_model, fresh_model
 from tiny_problems import tiny_problem
 
 from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.physics.problem import FAMILIES, Family, Problem
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

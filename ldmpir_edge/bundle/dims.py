@@ -1,4 +1,4 @@
-"""Symbolic tensor dimensions: integers, names and linear forms of one name (`2W`, `W+1`)."""
+"""Symbolic tensor dimensions: integers, names and linear forms of one name (`2W`, `W+1`, `W/2`)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from ldmpir_edge.errors import ShapeError
 
 Dim = int | str
 
-_FORM = re.compile(r"(?P<factor>[1-9]\d{0,3})?(?P<name>[A-Za-z_]\w{0,31})(?P<shift>[+-]\d{1,4})?")
+_FORM = re.compile(
+    r"(?P<factor>[1-9]\d{0,3})?(?P<name>[A-Za-z_]\w{0,31})"
+    r"(?:/(?P<divisor>[1-9]\d{0,3}))?(?P<shift>[+-]\d{1,4})?"
+)
+_NUMBERS = (("factor", 1), ("divisor", 1), ("shift", 0))
 
 
-def parse_dim(dim: str) -> tuple[int, str, int]:
-    """Split a symbolic dimension `k*name + c` into `(k, name, c)`.
+def parse_dim(dim: str) -> tuple[int, str, int, int]:
+    """Split a symbolic dimension `k*name/d + c` into `(k, name, d, c)`.
 
     Parameters
     ----------
     dim
-        Such as `H`, `2W`, `W+1` or `n_steps-1`.
+        Such as `H`, `2W`, `W+1`, `W/2` or `n_steps-1`.
 
     Raises
     ------
@@ -28,7 +32,8 @@ def parse_dim(dim: str) -> tuple[int, str, int]:
     match = _FORM.fullmatch(dim)
     if match is None:
         raise ValueError(f"dimension {dim!r} is not of the form 2W+1 (factor, name, shift)")
-    return int(match["factor"] or 1), match["name"], int(match["shift"] or 0)
+    factor, divisor, shift = (int(match[g] or d) for g, d in _NUMBERS)
+    return factor, match["name"], divisor, shift
 
 
 def bind_dims(
@@ -61,8 +66,8 @@ def bind_dims(
             if size != dim:
                 raise ShapeError(f"'{tensor}' has shape {got}; it must be {wanted}")
             continue
-        factor, name, shift = parse_dim(dim)
-        value, remainder = divmod(size - shift, factor)
+        factor, name, divisor, shift = parse_dim(dim)
+        value, remainder = divmod((size - shift) * divisor, factor)
         if remainder or value < 1:
             raise ShapeError(f"'{tensor}' has shape {got}, which does not fit {wanted}")
         if bound.setdefault(name, value) != value:

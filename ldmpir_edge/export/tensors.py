@@ -19,8 +19,11 @@ _COMMON = (
 
 _TABLES: dict[Family, tuple[TensorSpec, ...]] = {
     "cartesian1d": (
-        TensorSpec(name="csm", dtype="float32", shape=("B", "C", 2, "H", "W"), range=(-1.0, 1.0)),
-        TensorSpec(name="dft", dtype="float32", shape=("2W", "2n"), range=(-1.0, 1.0)),
+        TensorSpec(
+            name="csm_halves", dtype="float32", shape=("B", 4, "C", "H", "W/2"), range=(-1.0, 1.0)
+        ),
+        TensorSpec(name="cos", dtype="float32", shape=("W/2", "n"), range=(-1.0, 1.0)),
+        TensorSpec(name="sin", dtype="float32", shape=("W/2", "n"), range=(-1.0, 1.0)),
     ),
     "separable": (
         TensorSpec(name="csm", dtype="float32", shape=("B", "C", 2, "H", "W"), range=(-1.0, 1.0)),

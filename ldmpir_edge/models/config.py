@@ -17,6 +17,8 @@ class ModelConfig(BaseModel):
         by 16, which is what preparation pads to.
     embedding
         Channels of the embedding of time, noise level and task.
+    n_krylov
+        Krylov vectors r, AᴴA r, … that the network sees; the first is free.
     n_cg
         Conjugate-gradient iterations of the data-consistency step.
     lambda_min
@@ -27,9 +29,10 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    widths: tuple[PositiveInt, ...] = Field(default=(48, 80, 120, 160), min_length=1, max_length=4)
+    widths: tuple[PositiveInt, ...] = Field(default=(32, 48, 104, 192), min_length=1, max_length=4)
     embedding: int = Field(default=64, gt=0)
-    n_cg: int = Field(default=4, gt=0)
+    n_krylov: int = Field(default=1, gt=0)
+    n_cg: int = Field(default=2, gt=0)
     lambda_min: float = Field(default=0.01, gt=0)
     sigma_bridge: float = Field(default=0.05, ge=0)
 

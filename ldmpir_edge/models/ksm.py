@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ldmpir_edge.physics.conjugate_gradient import conjugate_gradient
+from ldmpir_edge.physics.conjugate_gradient import iterate
 from ldmpir_edge.physics.normal import NORMAL_OPERATORS
 from ldmpir_edge.physics.problem import Family
 
@@ -17,16 +18,44 @@ def normal_operator(family: Family, tables: Mapping[str, Tensor]) -> Callable[[T
     operator = NORMAL_OPERATORS[family]
 
     def apply(x: Tensor) -> Tensor:
-        result: Tensor = operator(x, tables)
+        result: Tensor
+        if torch.is_grad_enabled() and x.requires_grad:
+            result = _SelfAdjoint.apply(x, lambda v: operator(v, tables))  # type: ignore[no-untyped-call]
+        else:
+            result = operator(x, tables)
         return result
 
     return apply
 
 
-def krylov_features(x: Tensor, b: Tensor, gram: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the Krylov vectors r = b − AᴴA x and AᴴA r as `(B, 4, H, W)`."""
-    residual = b - gram(x)
-    return torch.cat([residual, gram(residual)], dim=1)
+class _SelfAdjoint(torch.autograd.Function):
+    """AᴴA is its own derivative and adjoint: nothing is kept for the backward pass.
+
+    Recording its elementwise parts instead made an update three times as long.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, operator: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.operator = operator
+        return operator(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.operator(gradients[0]), None
+
+
+def krylov_features(
+    residual: Tensor, gram: Callable[[Tensor], Tensor], n_vectors: int
+) -> tuple[Tensor, ...]:
+    """Return r, AᴴA r, … : `n_vectors` of the Krylov sequence of r = b − AᴴA x.
+
+    The first costs nothing, since the sampler carries r along from the conjugate gradients of
+    the step before; each further one costs an application of AᴴA.
+    """
+    vectors = [residual]
+    for _ in range(n_vectors - 1):
+        vectors.append(gram(vectors[-1]))
+    return tuple(vectors)
 
 
 def data_consistency(
@@ -36,7 +65,7 @@ def data_consistency(
     family: Family,
     tables: Mapping[str, Tensor],
     n_cg: int,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Solve (AᴴA + λ) x = b + λ x0_hat, starting from x0_hat.
 
     In closed form where AᴴA is diagonal (`pointwise`), else by `n_cg` conjugate-gradient
@@ -48,10 +77,16 @@ def data_consistency(
         `(B, 2, H, W)`.
     lam
         `(B, 1, 1, 1)`, positive.
+
+    Returns
+    -------
+        x and the residual of the data, b − AᴴA x, both `(B, 2, H, W)`. The residual comes from
+        that of the solver, without another application of AᴴA.
     """
     target = b + lam * x0_hat
-    if family == "pointwise":
-        return target / (tables["mask"][:, None] + lam)
     gram = normal_operator(family, tables)
-    solved: Tensor = conjugate_gradient(lambda v: gram(v) + lam * v, target, x0_hat, n_cg)
-    return solved
+    if family == "pointwise":
+        solved = target / (tables["mask"][:, None] + lam)
+        return solved, b - gram(solved)
+    x, residual = iterate(lambda v: gram(v) + lam * v, target, x0_hat, n_cg)
+    return x, residual + lam * (x - x0_hat)

@@ -16,6 +16,8 @@ from ldmpir_edge.physics.problem import MODALITIES, TASKS, Family
 NOISE_FLOOR = 1e-4
 """Noise levels below this are all "no noise" to the network."""
 LOG_LAMBDA_LIMIT = 5.0
+LAMBDA_START = 0.04
+"""Above lambda_min. Near where training ends; the single-step stage drifts upwards from here."""
 
 
 class LdmPir(nn.Module):
@@ -36,8 +38,8 @@ class LdmPir(nn.Module):
         )
         self.log_lambda = nn.Linear(config.embedding, 1)
         nn.init.zeros_(self.log_lambda.weight)
-        nn.init.constant_(self.log_lambda.bias, math.log(0.1))
-        self.unet = UNet(8, 2, config.widths, config.embedding)
+        nn.init.constant_(self.log_lambda.bias, math.log(LAMBDA_START))
+        self.unet = UNet(4 + 2 * config.n_krylov, 2, config.widths, config.embedding)
 
     def forward(
         self,
@@ -49,8 +51,9 @@ class LdmPir(nn.Module):
         condition: Tensor,
         family: Family,
         tables: Mapping[str, Tensor],
-    ) -> Tensor:
-        """Return x0_hat after data consistency.
+        residual: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return x0_hat after data consistency, and its residual b − AᴴA x0_hat.
 
         Parameters
         ----------
@@ -64,10 +67,13 @@ class LdmPir(nn.Module):
             `(B, 7)`, task and modality.
         family, tables
             The normal operator.
+        residual
+            `(B, 2, H, W)`, b − AᴴA x_t, of x_t without the bridge's noise.
         """
-        features = krylov_features(x_t, b, normal_operator(family, tables))
+        gram = normal_operator(family, tables)
+        features = krylov_features(residual, gram, self.config.n_krylov)
         embedding = self.embed(t, noise_level, condition)
-        correction = self.unet(torch.cat([x_t, x1, features], dim=1), embedding)
+        correction = self.unet(torch.cat([x_t, x1, *features], dim=1), embedding)
         log_lambda = torch.clamp(self.log_lambda(embedding), -LOG_LAMBDA_LIMIT, LOG_LAMBDA_LIMIT)
         lam = self.config.lambda_min + torch.exp(log_lambda)[:, :, None, None]
         return data_consistency(x_t + correction, b, lam, family, tables, self.config.n_cg)

@@ -9,6 +9,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from ldmpir_edge.errors import ShapeError, UsageError
+from ldmpir_edge.models.ksm import normal_operator
 from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.physics.problem import Family
 
@@ -75,10 +76,13 @@ def sample(
         raise ShapeError(
             f"noise has shape {tuple(noise.shape)}; {n_steps} steps need {n_steps - 1} images"
         )
-    x = x1
+    # b − AᴴA x is linear in x, so that it follows the walk: AᴴA is applied to x1 alone. The noise
+    # is left out, and the network sees how far the walk's mean is from the data.
+    x, residual = x1, b - normal_operator(family, tables)(x1)
     for k, (t, s) in enumerate(pairwise(times)):
-        x0_hat = model(x, t, x1, b, noise_level, condition, family, tables)
+        x0_hat, its_residual = model(x, t, x1, b, noise_level, condition, family, tables, residual)
         x = x0_hat if s == 0 else (s / t) * x + (1 - s / t) * x0_hat
+        residual = (s / t) * residual + (1 - s / t) * its_residual
         if noise is not None and s > 0:
             # The bridge pinned at x_t and x0_hat has variance σ² s(t−s)/t at time s.
             x = x + model.config.sigma_bridge * math.sqrt(s * (t - s) / t) * noise[:, k]

@@ -15,6 +15,13 @@ TINY = 1e-20
 def conjugate_gradient(
     normal: Callable[[Array], Array], b: Array, x0: Array, n_iterations: int
 ) -> Array:
+    """Return the last iterate of `iterate`, without its residual."""
+    return iterate(normal, b, x0, n_iterations)[0]
+
+
+def iterate(
+    normal: Callable[[Array], Array], b: Array, x0: Array, n_iterations: int
+) -> tuple[Array, Array]:
     """Solve N x = b for a positive definite N, from x0, in exactly `n_iterations` steps.
 
     There is no data-dependent stop, so that the unrolled graph is the same for every scan.
@@ -31,7 +38,8 @@ def conjugate_gradient(
 
     Returns
     -------
-        `(B, 2, H, W)`, the last iterate.
+        The last iterate x and its residual b − N x, both `(B, 2, H, W)`. The residual costs no
+        further application of `normal`.
 
     Source: Hestenes and Stiefel, J. Res. NBS 49(6), 1952.
     """
@@ -43,13 +51,13 @@ def conjugate_gradient(
         image = normal(direction)
         step = energy / (_dot(direction, image) + TINY)
         x = x + step * direction
+        residual = residual - step * image
         if i + 1 == n_iterations:
             break
-        residual = residual - step * image
         new_energy = _dot(residual, residual)
         direction = residual + (new_energy / (energy + TINY)) * direction
         energy = new_energy
-    return x
+    return x, residual
 
 
 def _dot(a: Array, b: Array) -> Array:

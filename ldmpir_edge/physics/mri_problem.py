@@ -15,6 +15,7 @@ from ldmpir_edge.physics.problem import Family, Problem
 CG_SENSE_ITERATIONS = 6
 CG_SENSE_LAMBDA = 0.01
 BRIGHT_PERCENTILE = 99.5
+COLUMN_MULTIPLE = 8
 
 
 def build_mri_problem(
@@ -98,12 +99,14 @@ def _tables(
     height, width = csm.shape[-2:]
     maps = pad_image(to_planes(csm))
     padded_height, padded_width = maps.shape[-2:]
-    columns = dft_matrix(width)
     if mask.ndim == 1:
-        thin = np.zeros((padded_width, int(np.count_nonzero(mask))), np.complex64)
-        thin[:width] = columns[mask != 0].T
-        block = np.block([[thin.real, thin.imag], [-thin.imag, thin.real]])
-        return "cartesian1d", {"csm": maps, "dft": np.ascontiguousarray(block, np.float32)}
+        half = padded_width // 2
+        mirrored = maps[..., ::-1]
+        halves = [planes[..., :half] for planes in (maps, mirrored)]
+        cos, sin = _half_dft(mask, half)
+        csm_halves = np.concatenate([part.swapaxes(0, 1) for part in halves])
+        return "cartesian1d", {"csm_halves": csm_halves, "cos": cos, "sin": sin}
+    columns = dft_matrix(width)
     left = np.zeros((height, padded_height), np.complex64)
     left[:, :height] = dft_matrix(height)
     right = np.zeros((padded_width, width), np.complex64)
@@ -113,3 +116,20 @@ def _tables(
         for name, m in (("left", left), ("right", right))
     }
     return "separable", {"csm": maps, **pairs, "mask": mask.astype(np.float32)}
+
+
+def _half_dft(
+    mask: NDArray[np.float32], half: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return cosines and sines `(half, n)` of the orthonormal DFT about the padded row's middle.
+
+    n is the number of sampled columns, filled up with zeros to a multiple of 8, which the
+    engines' vector units like.
+    """
+    width = len(mask)
+    sampled = np.flatnonzero(mask) - width // 2
+    position = np.arange(half) - (half - 0.5)
+    angle = 2 * np.pi / width * np.outer(position, sampled)
+    spare = np.zeros((half, -len(sampled) % COLUMN_MULTIPLE))
+    cos, sin = (np.hstack([f(angle) / np.sqrt(width), spare]) for f in (np.cos, np.sin))
+    return cos.astype(np.float32), sin.astype(np.float32)

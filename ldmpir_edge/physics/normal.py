@@ -19,18 +19,31 @@ Tables = Mapping[str, Array]
 
 
 def gram_cartesian1d(x: Array, tables: Tables) -> Array:
-    """Apply Σ_c S̄_c ((S_c x) G Gᵀ), the readout axis having cancelled.
+    """Apply Σ_c S̄_c ((S_c x) Fᴴ F), the readout axis having cancelled.
 
-    Tables: `csm` (B, C, 2, H, W); `dft` (2W, 2n), the real form of the DFT to the n sampled
-    phase-encode columns, acting on rows [real | imaginary].
+    F is the DFT to the sampled phase-encode columns, taken about the middle of the row: the
+    phase that this puts on each column cancels in FᴴF. About the middle, cosines are even and
+    sines odd, so that the even part of a row meets the cosines alone and the odd part the sines
+    alone, each on half the row: half the multiplications of a DFT about any other point.
+
+    Tables: `csm_halves` (B, 4, C, H, W/2), the real and imaginary maps of the left half, then of
+    the mirrored right half; `cos` and `sin` (W/2, n), the DFT of the left half.
     """
     xp = array_namespace(x)
-    csm, dft = tables["csm"], tables["dft"]
-    s_re, s_im = csm[:, :, 0], csm[:, :, 1]
-    coils = xp.concat(_times_maps(x, s_re, s_im), axis=-1)
-    coils = (coils @ dft) @ dft.T
-    width = x.shape[-1]
-    return _combine(coils[..., :width], coils[..., width:], s_re, s_im)
+    maps, cos, sin = tables["csm_halves"], tables["cos"], tables["sin"]
+    l_re, l_im, r_re, r_im = maps[:, 0], maps[:, 1], maps[:, 2], maps[:, 3]
+    half = cos.shape[0]
+    left, right = x[..., :half], xp.flip(x[..., half:], axis=-1)
+    left_re, left_im = _times_maps(left, l_re, l_im)
+    right_re, right_im = _times_maps(right, r_re, r_im)
+    k_re = (left_re + right_re) @ cos + (left_im - right_im) @ sin
+    k_im = (left_im + right_im) @ cos - (left_re - right_re) @ sin
+    # And back: the even part from the cosines, the odd one from the sines.
+    cos, sin = cos.T, sin.T
+    even_re, even_im, odd_re, odd_im = k_re @ cos, k_im @ cos, k_im @ sin, k_re @ sin
+    left = _combine(even_re - odd_re, even_im + odd_im, l_re, l_im)
+    right = _combine(even_re + odd_re, even_im - odd_im, r_re, r_im)
+    return xp.concat([left, xp.flip(right, axis=-1)], axis=-1)
 
 
 def gram_separable(x: Array, tables: Tables) -> Array:
@@ -127,7 +140,7 @@ NORMAL_OPERATORS: dict[Family, Callable[[Array, Tables], Array]] = {
 }
 
 TABLES: dict[Family, tuple[str, ...]] = {
-    "cartesian1d": ("csm", "dft"),
+    "cartesian1d": ("csm_halves", "cos", "sin"),
     "separable": ("csm", "left", "right", "mask"),
     "pointwise": ("mask",),
     "toeplitz": ("kernel", "dft_h", "dft_w"),
@@ -141,7 +154,7 @@ TABLES: dict[Family, tuple[str, ...]] = {
     ),
 }
 
-BATCHED_TABLES = frozenset({"csm", "mask"})
+BATCHED_TABLES = frozenset({"csm", "csm_halves", "mask"})
 """Tables with a batch axis; the others depend on the geometry alone and are shared."""
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from ldmpir_edge.atomic import make_folder, output_errors
 from ldmpir_edge.errors import UsageError
 from ldmpir_edge.models.config import ModelConfig
+from ldmpir_edge.models.ksm import normal_operator
 from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.models.sampler import bridge_state, sample
 from ldmpir_edge.models.weights import save_weights
@@ -175,8 +176,12 @@ class Trainer:
             )
         t = torch.rand((), generator=draws).clamp(0.05, 1.0)
         noise = torch.randn(x1.shape, generator=draws)
-        x_t = bridge_state(item["target"], x1, t, self.model.config.sigma_bridge, noise)
-        predicted: Tensor = self.model(x_t, t, x1, b, level, condition, family, tables)
+        target, sigma = item["target"], self.model.config.sigma_bridge
+        x_t = bridge_state(target, x1, t, sigma, noise)
+        mean = bridge_state(target, x1, t, 0.0, noise)
+        residual = b - normal_operator(family, tables)(mean)
+        predicted: Tensor
+        predicted, _ = self.model(x_t, t, x1, b, level, condition, family, tables, residual)
         return predicted
 
     @torch.no_grad()

@@ -11,17 +11,20 @@ from ldmpir_edge.errors import ShapeError
 @pytest.mark.parametrize(
     ("dim", "parts"),
     [
-        ("H", (1, "H", 0)),
-        ("2W", (2, "W", 0)),
-        ("W+1", (1, "W", 1)),
-        ("n_steps-1", (1, "n_steps", -1)),
+        ("H", (1, "H", 1, 0)),
+        ("2W", (2, "W", 1, 0)),
+        ("W/2", (1, "W", 2, 0)),
+        ("W+1", (1, "W", 1, 1)),
+        ("n_steps-1", (1, "n_steps", 1, -1)),
     ],
 )
-def test_forms(dim: str, parts: tuple[int, str, int]) -> None:
+def test_forms(dim: str, parts: tuple[int, str, int, int]) -> None:
     assert parse_dim(dim) == parts
 
 
-@pytest.mark.parametrize("dim", ["", "2", "0W", "H*W", "H+", "W+1+1", "-H", "H W", "2W\n"])
+@pytest.mark.parametrize(
+    "dim", ["", "2", "0W", "H*W", "H+", "W+1+1", "W/0", "W/", "-H", "H W", "2W\n"]
+)
 def test_other_forms_are_refused(dim: str) -> None:
     with pytest.raises(ValueError, match="not of the form"):
         parse_dim(dim)
@@ -31,6 +34,7 @@ def test_names_are_bound_through_factors_and_shifts() -> None:
     bound = {"n_steps": 4}
     bind_dims("noise", ("B", "n_steps-1", 2, "H", "W"), (1, 3, 2, 16, 32), bound)
     bind_dims("dft", ("2W", "2n"), (64, 20), bound)
+    bind_dims("cos", ("W/2", "n"), (16, 10), bound)
     bind_dims("kernel", ("2H", "W+1"), (32, 33), bound)
     assert bound == {"n_steps": 4, "B": 1, "H": 16, "W": 32, "n": 10}
 

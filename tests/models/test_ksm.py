@@ -11,6 +11,7 @@ from tiny_problems import disc, mri_problem, tables, tensors, unit_maps
 
 from ldmpir_edge.models.ksm import data_consistency, krylov_features, normal_operator
 from ldmpir_edge.physics.conjugate_gradient import conjugate_gradient
+from ldmpir_edge.physics.normal import NORMAL_OPERATORS
 from ldmpir_edge.physics.problem import FAMILIES
 
 SMALL = 16
@@ -38,9 +39,8 @@ def test_krylov_features_are_the_residual_and_its_image(two_d, rng):
     problem, matrix = dense_mri(two_d, rng)
     given = tensors(problem)
     x = torch.from_numpy(rng.standard_normal((1, 2, SMALL, SMALL)).astype(np.float32))
-    features = krylov_features(
-        x, given["b"], normal_operator(problem.family, tables(problem, given))
-    )
+    apply = normal_operator(problem.family, tables(problem, given))
+    features = torch.cat(krylov_features(given["b"] - apply(x), apply, 2), dim=1)
     assert features.shape == (1, 4, SMALL, SMALL)
     gram = matrix.conj().T @ matrix
     residual = to_complex(given["b"]).ravel() - gram @ to_complex(x).ravel()
@@ -54,7 +54,7 @@ def test_data_consistency_solves_the_regularised_normal_equations(two_d, lam, rn
     problem, matrix = dense_mri(two_d, rng)
     given = tensors(problem, torch.float64)
     x0_hat = torch.from_numpy(rng.standard_normal((1, 2, SMALL, SMALL)))
-    solved = data_consistency(
+    solved, _ = data_consistency(
         x0_hat,
         given["b"],
         torch.full((1, 1, 1, 1), lam, dtype=torch.float64),
@@ -69,6 +69,19 @@ def test_data_consistency_solves_the_regularised_normal_equations(two_d, lam, rn
     np.testing.assert_allclose(to_complex(solved).ravel(), expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("n_cg", [1, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_residual_that_comes_with_it_is_that_of_the_data(family, n_cg, problems, rng):
+    problem = problems[family]
+    given = tensors(problem, torch.float64)
+    x0_hat = given["x1"] + 0.1 * torch.from_numpy(rng.standard_normal(given["x1"].shape))
+    lam = torch.full((1, 1, 1, 1), 0.1, dtype=torch.float64)
+    x, residual = data_consistency(x0_hat, given["b"], lam, family, tables(problem, given), n_cg)
+    expected = given["b"] - normal_operator(family, tables(problem, given))(x)
+    assert not torch.allclose(x, x0_hat, atol=1e-3)
+    np.testing.assert_allclose(residual, expected, atol=1e-9)
+
+
 def test_few_iterations_approach_the_solution_from_x0_hat(rng):
     problem, matrix = dense_mri(True, rng)
     given = tensors(problem, torch.float64)
@@ -79,7 +92,9 @@ def test_few_iterations_approach_the_solution_from_x0_hat(rng):
 
     def energy_error(n_cg: int) -> float:
         lam = torch.full((1, 1, 1, 1), 0.1, dtype=torch.float64)
-        x = data_consistency(x0_hat, given["b"], lam, problem.family, tables(problem, given), n_cg)
+        x, _ = data_consistency(
+            x0_hat, given["b"], lam, problem.family, tables(problem, given), n_cg
+        )
         error = to_complex(x).ravel() - solution
         return float(np.vdot(error, system @ error).real)
 
@@ -96,7 +111,7 @@ def test_pointwise_data_consistency_is_the_weighted_mean(problems, rng):
     problem = problems["pointwise"]
     given = tensors(problem)
     x0_hat = torch.from_numpy(rng.standard_normal(problem.b[None].shape).astype(np.float32))
-    solved = data_consistency(
+    solved, _ = data_consistency(
         x0_hat,
         given["b"],
         torch.full((1, 1, 1, 1), 0.25),
@@ -117,7 +132,7 @@ def test_the_true_image_is_a_fixed_point(family, problems):
     given = tensors(problem)
     x0 = torch.from_numpy(np.stack([disc(32), 0.3 * disc(32).T])[None])
     consistent = normal_operator(family, tables(problem, given))(x0)
-    solved = data_consistency(
+    solved, _ = data_consistency(
         x0, consistent, torch.full((1, 1, 1, 1), 0.1), family, tables(problem, given), 4
     )
     np.testing.assert_allclose(solved.numpy(), x0.numpy(), atol=2e-6)
@@ -129,7 +144,7 @@ def test_zero_input_gives_zero_and_finite_gradients(family, problems):
     given = tensors(problem)
     x0_hat = torch.zeros(1, 2, 32, 32, requires_grad=True)
     lam = torch.full((1, 1, 1, 1), 0.02, requires_grad=True)
-    solved = data_consistency(
+    solved, _ = data_consistency(
         x0_hat, torch.zeros(1, 2, 32, 32), lam, family, tables(problem, given), 6
     )
     assert not solved.any()
@@ -143,3 +158,16 @@ def test_float32_conjugate_gradient_stays_put_once_solved():
     diagonal = torch.linspace(0.5, 1.5, 32).reshape(1, 2, 4, 4)
     solved = conjugate_gradient(lambda v: diagonal * v, b, torch.zeros_like(b), 200)
     np.testing.assert_allclose(solved.numpy(), (b / diagonal).numpy(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_gradient_is_that_of_the_recorded_operations(family, problems, rng):
+    """The operator is taken to be self-adjoint in the backward pass; autograd checks it."""
+    problem = problems[family]
+    given = tables(problem, tensors(problem, torch.float64))
+    x, weight = (torch.from_numpy(rng.standard_normal((1, 2, 32, 32))) for _ in range(2))
+    x.requires_grad_()
+    (recorded,) = torch.autograd.grad((NORMAL_OPERATORS[family](x, given) * weight).sum(), x)
+    (ours,) = torch.autograd.grad((normal_operator(family, given)(x) * weight).sum(), x)
+    assert recorded.any()
+    np.testing.assert_allclose(ours, recorded, atol=1e-7)

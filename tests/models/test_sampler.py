@@ -12,7 +12,7 @@ from tiny_problems import tables, tensors
 
 from ldmpir_edge.errors import UsageError
 from ldmpir_edge.models.ksm import normal_operator
-from ldmpir_edge.models.ldmpir import LdmPir
+from ldmpir_edge.models.ldmpir import LAMBDA_START, LdmPir
 from ldmpir_edge.models.sampler import STEP_PRESETS, bridge_state, sample, schedule
 from ldmpir_edge.physics.problem import FAMILIES, Problem
 
@@ -67,15 +67,20 @@ class Oracle:
         self.config = SimpleNamespace(sigma_bridge=SIGMA)
         self.image = image
         self.states: dict[float, torch.Tensor] = {}
+        self.residuals: dict[float, torch.Tensor] = {}
 
-    def __call__(self, x_t, t, *_):
+    def __call__(self, x_t, t, *rest):
         self.states[t] = x_t
-        return torch.full_like(x_t, self.image)
+        x0_hat = torch.full_like(x_t, self.image)
+        self.residuals[t] = rest[-1]
+        return x0_hat, -x0_hat
 
 
 def walk(oracle: Oracle, noise: torch.Tensor | None, size: int) -> torch.Tensor:
     zero = torch.zeros(1, 2, size, size)
-    return sample(oracle, zero + 1, zero, zero, zero, "pointwise", {}, 4, noise)
+    return sample(
+        oracle, zero + 1, zero, zero, zero, "pointwise", {"mask": zero[:, 0] + 1}, 4, noise
+    )
 
 
 def test_the_sampler_visits_the_bridge_between_estimate_and_image():
@@ -84,6 +89,14 @@ def test_the_sampler_visits_the_bridge_between_estimate_and_image():
     assert list(oracle.states) == [1.0, 0.75, 0.5, 0.25]
     for t, state in oracle.states.items():
         np.testing.assert_allclose(state.numpy(), 3 * (1 - t) + t, rtol=1e-6)
+
+
+def test_the_residual_is_that_of_the_walk_without_its_noise():
+    """With b = 0 and AᴴA = 1 the residual of an image is its negative."""
+    oracle = Oracle(3.0)
+    walk(oracle, drawn(4, size=16), 16)
+    for t, residual in oracle.residuals.items():
+        np.testing.assert_allclose(residual.numpy(), -(3 * (1 - t) + t), rtol=1e-6)
 
 
 def test_the_samplers_noise_is_that_of_the_brownian_bridge():
@@ -116,13 +129,13 @@ def test_a_fresh_model_brings_the_estimate_closer_to_the_data(family, fresh, pro
     problem = problems[family]
     given = tensors(problem)
     image = run(fresh, problem, 1)
-    lam = fresh.config.lambda_min + 0.1
+    lam = fresh.config.lambda_min + LAMBDA_START
     gram = normal_operator(family, tables(problem, given))
     expected = given["b"] + lam * given["x1"]
     before = torch.linalg.norm(expected - gram(given["x1"]) - lam * given["x1"])
     after = torch.linalg.norm(expected - gram(image) - lam * image)
     # The filled-in image of `pointwise` holds the data from the start: only rounding is left.
-    assert after < 0.25 * before + 1e-5
+    assert after < 0.3 * before + 1e-5
 
 
 @torch.no_grad()
@@ -151,10 +164,10 @@ def test_a_batch_is_its_images_one_by_one(family, model, problems):
     for name in {"b", "x1", "noise_level"}:
         other[name] = 0.5 * given[name]
     other["x1"] = other["x1"].flip(-1)
-    for name in {"csm", "mask"} & set(given):
+    for name in {"csm", "csm_halves", "mask"} & set(given):
         other[name] = given[name].flip(1)
     # All but the tables of the shared geometry.
-    batched = {"b", "x1", "noise_level", "condition", "csm", "mask"}
+    batched = {"b", "x1", "noise_level", "condition", "csm", "csm_halves", "mask"}
 
     def go(inputs, noise):
         return sample(
@@ -183,7 +196,7 @@ def test_lambda_stays_in_its_bounds(bias, low, high, fresh: LdmPir):
     """Seen from outside: with y = 0, all known and x_t = 1 the answer is λ / (1 + λ)."""
     fresh.log_lambda.bias.fill_(bias)
     ones, zero = torch.ones(1, 2, 16, 16), torch.zeros(1, 2, 16, 16)
-    answer = fresh(
+    answer, _ = fresh(
         ones,
         0.5,
         ones,
@@ -192,6 +205,7 @@ def test_lambda_stays_in_its_bounds(bias, low, high, fresh: LdmPir):
         torch.zeros(1, 7),
         "pointwise",
         {"mask": torch.ones(1, 16, 16)},
+        -ones,
     )
     lam = answer / (1 - answer)
     assert low <= float(lam.min()) <= float(lam.max()) <= high

@@ -26,11 +26,11 @@ def problem():
 
 @pytest.fixture(scope="module")
 def swollen(traced):
-    """Inside middle.0 values of some 10⁷, and before and after it what they were."""
+    """Inside middle.0 values of some 10⁶, and before and after it what they were."""
     graph = onnx.ModelProto()
     graph.CopyFrom(traced("pointwise", N_STEPS))
     first, second = (n for n in graph.graph.node if n.op_type == "Conv" and "/middle.0/" in n.name)
-    factor = np.float32(2**20)
+    factor = np.float32(2**17)
     for name, scale in (
         (first.input[1], factor),
         (first.input[2], factor),

@@ -10,7 +10,7 @@ from ldmpir_edge.models.config import ModelConfig
 from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.models.weights import save_weights
 
-TINY = ModelConfig(widths=(8, 8, 8, 8), embedding=8, n_cg=3)
+TINY = ModelConfig(widths=(8, 8, 8, 8), embedding=8, n_krylov=2, n_cg=3)
 
 MODEL_TOML = """
 name = "tiny"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,7 @@ def trace(model: LdmPir, problem: Problem, n_steps: int) -> onnx.ModelProto:
             dynamo=False,
         )
     slim = simplify(buffer.getvalue())
+    unshare_biases(slim)
     used = {node.op_type for node in slim.graph.node}
     if bad := sorted(used & FORBIDDEN_OPS):
         raise BackendError(
@@ -81,6 +83,29 @@ def trace(model: LdmPir, problem: Problem, n_steps: int) -> onnx.ModelProto:
         )
     onnx.checker.check_model(slim)
     return slim
+
+
+def unshare_biases(model: onnx.ModelProto) -> None:
+    """Give every convolution a bias of its own, in place.
+
+    OpenVINO fuses a convolution with its bias, and then with the activation behind it, only where
+    nothing else reads the bias; the steps of the sampler share theirs. Kernels stay shared.
+    """
+    import onnx
+
+    biases = {tensor.name: tensor for tensor in model.graph.initializer}
+    seen: Counter[str] = Counter()
+    for node in model.graph.node:
+        if node.op_type != "Conv" or len(node.input) < 3:
+            continue
+        name = node.input[2]
+        if seen[name]:
+            copy = onnx.TensorProto()
+            copy.CopyFrom(biases[name])
+            copy.name = f"{name}_{seen[name]}"
+            model.graph.initializer.append(copy)
+            node.input[2] = copy.name
+        seen[name] += 1
 
 
 def simplify(graph: bytes) -> onnx.ModelProto:

@@ -113,3 +113,26 @@ def test_an_operator_that_engines_lack_is_named(model, monkeypatch):
     monkeypatch.setattr(trace_module, "FORBIDDEN_OPS", frozenset({"Conv", "Relu", "Loop"}))
     with pytest.raises(BackendError, match="pointwise graph uses Conv, Relu"):
         trace(model, tiny_problem("pointwise"), 1)
+
+
+def test_openvino_fuses_every_activation_into_its_convolution(traced, tmp_path):
+    """Where the steps share their biases, it fuses neither bias nor activation."""
+    openvino = pytest.importorskip("openvino")
+    path = tmp_path / "graph.onnx"
+    onnx.save(traced("pointwise", 2), path)
+    core = openvino.Core()
+    model = core.read_model(path)
+    model.reshape(
+        {
+            name: list(array.shape)
+            for name, array in engine_arrays(tiny_problem("pointwise"), 2).items()
+        }
+    )
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    holders = []
+    for layer in compiled.get_runtime_model().get_ordered_ops():
+        info = layer.get_rt_info()
+        names = info["originalLayersNames"].astype(str) if "originalLayersNames" in info else ""
+        holders += [info["layerType"].astype(str)] * names.count("/Relu")
+    n_convolutions_with_one = sum(n.op_type == "Relu" for n in traced("pointwise", 2).graph.node)
+    assert holders == ["Convolution"] * n_convolutions_with_one

@@ -1,4 +1,4 @@
-"""Where bundles are cached and which folders hold trusted keys; the environment is read here.
+"""Where things are cached and which folders hold keys; the environment is read here.
 
 `LDMPIR_CACHE_DIR` and `LDMPIR_TRUSTED_KEYS` name folders; the defaults follow the XDG Base
 Directory Specification 0.8.
@@ -13,9 +13,18 @@ _APP = "ldmpir-edge"
 
 
 def cache_root() -> Path:
-    """Answer the folder that holds one cache folder a bundle; it may not exist yet."""
+    """Answer the folder that holds one folder a bundle and the sealed files; it may not exist."""
     named = os.environ.get("LDMPIR_CACHE_DIR")
     return Path(named) if named else _xdg("XDG_CACHE_HOME", ".cache") / _APP
+
+
+def seal_key_file() -> Path:
+    """Answer the file of the user's secret for sealing cached files; it may not exist yet.
+
+    It lies beside the user's trusted keys, not in the cache: who may write there may already
+    decide which bundles are trusted.
+    """
+    return _xdg("XDG_CONFIG_HOME", ".config") / _APP / "cache-seal.key"
 
 
 def trusted_key_folders() -> tuple[Path, ...]:

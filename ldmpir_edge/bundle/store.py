@@ -39,6 +39,9 @@ class LoadedVariant:
         The tensors of this graph.
     model, source_hashes
         From the manifest; tell a backend that loads other files which model they must be.
+    content_sha256
+        Identifies the bytes of graph and weights, which were checked against the bundle's hashes
+        when they were unpacked; None where no bundle vouches for the files.
     """
 
     graph: Path
@@ -49,6 +52,7 @@ class LoadedVariant:
     outputs: tuple[TensorSpec, ...]
     model: ModelInfo
     source_hashes: Mapping[str, str]
+    content_sha256: str | None = None
 
 
 class Bundle:
@@ -140,7 +144,12 @@ class Bundle:
             outputs=spec.outputs,
             model=self.manifest.model,
             source_hashes=self.manifest.source_hashes,
+            content_sha256=self._content_sha256(wanted),
         )
+
+    def _content_sha256(self, names: tuple[str, ...]) -> str:
+        lines = [f"{self.manifest.entries[name].sha256}  {name}\n" for name in names]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def _place(self, names: tuple[str, ...], folder: Path) -> None:
         for name in names:

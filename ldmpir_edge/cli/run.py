@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +15,9 @@ from ldmpir_edge.cli.output import print_json, print_note, print_result, progres
 from ldmpir_edge.errors import UsageError
 
 if TYPE_CHECKING:
+    from ldmpir_edge.physics.problem import Task
     from ldmpir_edge.reconstruct import Reconstructor
+    from ldmpir_edge.scans.reconstruction import VolumeHeader
 
 DEFAULT_FORMAT = "dicom"
 HERE = Path()
@@ -62,13 +66,8 @@ def run(
     [dim]ldmpir-edge run scan.h5 -o out --format dicom,png[/dim]
     """
     from ldmpir_edge.reconstruct import load
-    from ldmpir_edge.scans.write import FORMATS
 
     wanted = [name.strip() for name in formats.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in FORMATS]
-    if unknown or not wanted:
-        given = ", ".join(unknown) if unknown else "nothing"
-        raise UsageError(f"unknown output format {given}; choose of {', '.join(FORMATS)}")
     reconstructor = load(
         bundle,
         backend=backend,
@@ -94,10 +93,9 @@ def run(
     if as_json:
         print_json(report)
         return
-    total = sum(report["seconds"].values())
     print_result(
-        f"{len(report['checks'])} slices in {total:.1f} s on {report['backend']}, "
-        f"{report['precision']}, {report['steps']} steps ({reason})"
+        f"{len(report['checks'])} slices in {report['seconds']['wall']:.1f} s on "
+        f"{report['backend']}, {report['precision']}, {report['steps']} steps ({reason})"
     )
     for path in report["outputs"]:
         print_result(path)
@@ -112,40 +110,49 @@ def _run_one(
     seed: int | None,
     report: dict[str, Any],
 ) -> None:
-    import time
+    from ldmpir_edge.scans.detect import open_scan
+    from ldmpir_edge.scans.write import open_outputs
 
-    from ldmpir_edge.scans.write import write_outputs
-
-    with progress_bar(f"reconstructing {group[0].name}") as progress:
-
-        def on_slice(done: int, total: int) -> None:
-            progress.update(progress.task_ids[0], completed=done, total=total)
-
-        recon = reconstructor(
-            group if len(group) > 1 else group[0],
-            task=task.value if task else None,
-            seed=seed,
-            on_slice=on_slice,
-        )
     started = time.perf_counter()
-    outputs = write_outputs(recon, output, formats)
+    wanted: Task | None = task.value if task else None
+    notes: dict[str, None] = {}
+    fallbacks: list[str] = []
+    with (
+        open_scan(group if len(group) > 1 else group[0]) as scan,
+        closing(reconstructor.stream(scan, task=wanted, seed=seed)) as slices,
+        open_outputs(reconstructor.header(scan, task=wanted), output, formats) as outputs,
+        progress_bar(f"reconstructing {group[0].name}") as progress,
+    ):
+        notes.update(dict.fromkeys(outputs.header.notes))
+        for piece in slices:
+            outputs.add(piece)
+            report["checks"].append({"scan": str(group[0]), "slice": piece.index, **piece.checks})
+            notes.update(dict.fromkeys(piece.notes))
+            if piece.fallback:
+                fallbacks.append(
+                    f"{group[0]}, slice {piece.index}: the classical image is delivered, since "
+                    f"{piece.fallback}"
+                )
+            progress.update(progress.task_ids[0], completed=piece.index + 1, total=scan.n_slices)
+    header, paths = outputs.header, outputs.paths
+    writing = time.perf_counter()
     if "png" in formats:
-        outputs.append(_write_comparison(reconstructor, recon.stem, output, recon.info.modality))
-    reconstructor.seconds["write"] += time.perf_counter() - started
-    report["outputs"] += [str(path) for path in outputs]
-    for stage, seconds in reconstructor.seconds.items():
-        report["seconds"][stage] = report["seconds"].get(stage, 0.0) + round(seconds, 4)
-    for index, checks in enumerate(recon.checks):
-        report["checks"].append({"scan": str(group[0]), "slice": index, **checks})
-        if checks["fallback"]:
-            print_note(
-                f"{group[0]}, slice {index}: the classical image is delivered, since "
-                f"{checks['fallback']}"
-            )
-    report["notes"] += [note for note in recon.all_notes if note not in report["notes"]]
+        paths = [*paths, _write_comparison(reconstructor, header, output)]
+    finished = time.perf_counter()
+    seconds = {
+        **reconstructor.seconds,
+        "write": outputs.seconds + finished - writing,
+        "wall": finished - started,
+    }
+    for stage, spent in seconds.items():
+        report["seconds"][stage] = round(report["seconds"].get(stage, 0.0) + spent, 4)
+    report["outputs"] += [str(path) for path in paths]
+    report["notes"] += [note for note in notes if note not in report["notes"]]
+    for text in fallbacks:
+        print_note(text)
 
 
-def _write_comparison(reconstructor: Reconstructor, stem: str, output: Path, modality: Any) -> Path:
+def _write_comparison(reconstructor: Reconstructor, header: VolumeHeader, output: Path) -> Path:
     from ldmpir_edge.report.figure import comparison_figure
 
     comparison = reconstructor.comparison
@@ -156,12 +163,14 @@ def _write_comparison(reconstructor: Reconstructor, stem: str, output: Path, mod
         reference = None
     if unreconstructed.shape != comparison.ours.shape:
         unreconstructed = comparison.ours
-    path = output / f"{stem}-comparison.png"
+    path = output / f"{header.stem}-comparison.png"
     title = (
-        f"{stem}: {reconstructor.bundle.manifest.model.id}, {reconstructor.n_steps} steps, "
+        f"{header.stem}: {reconstructor.bundle.manifest.model.id}, {reconstructor.n_steps} steps, "
         f"{reconstructor.precision}, {reconstructor.backend}"
     )
-    comparison_figure(path, unreconstructed, comparison.ours, reference, title, modality)
+    comparison_figure(
+        path, unreconstructed, comparison.ours, reference, title, header.info.modality
+    )
     return path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array_api_compat import array_namespace
 
 from ldmpir_edge.errors import ScanDataError, ShapeError
-from ldmpir_edge.physics.fourier import centred_fft, centred_ifft
+from ldmpir_edge.physics.fourier import centred_fft, centred_ifft, fft_module
 from ldmpir_edge.physics.linear_op import Array, LinearOp
 
 
@@ -55,13 +55,30 @@ class CartesianOp(LinearOp):
         self.csm = csm
         self.mask = xp.astype(mask, csm.real.dtype)
         self.axes: tuple[int, ...] = (-1,) if hybrid else (-2, -1)
+        self._mask_axes = tuple(range(-len(mask.shape), 0))
+        self._shifted_mask = xp.fft.ifftshift(self.mask, axes=self._mask_axes)
+        self._conjugate = xp.conj(csm)
         self.domain_shape = (int(height), int(width))
         self.range_shape = (int(csm.shape[0]), int(height), int(width))
+
+    def gram(self, x: Array) -> Array:
+        """Apply AᴴA to `x` of shape `(..., *domain_shape)`, without moving the centre about.
+
+        FᴴMF is a circular convolution, and shifts commute with it: they are made once, to the
+        mask. Along readout it is the identity where the mask does not vary.
+        """
+        fft, axes = fft_module(x), self._mask_axes
+        # One coil after the other: its image stays in the cache, and no stack is allocated.
+        return sum(
+            conjugate * fft.ifftn(self._shifted_mask * fft.fftn(csm * x, axes=axes), axes=axes)
+            for csm, conjugate in zip(self.csm, self._conjugate, strict=True)
+        )
 
     def _forward(self, x: Array) -> Array:
         return self.mask * centred_fft(x[..., None, :, :] * self.csm, self.axes)
 
     def _adjoint(self, y: Array) -> Array:
-        xp = array_namespace(y)
-        coil_images = centred_ifft(self.mask * y, self.axes)
-        return xp.sum(xp.conj(self.csm) * coil_images, axis=-3)
+        return sum(
+            conjugate * centred_ifft(self.mask * y[..., coil, :, :], self.axes)
+            for coil, conjugate in enumerate(self._conjugate)
+        )

@@ -13,14 +13,14 @@ TINY = 1e-20
 
 
 def conjugate_gradient(
-    normal: Callable[[Array], Array], b: Array, x0: Array, n_iterations: int
+    normal: Callable[[Array], Array], b: Array, x0: Array | None, n_iterations: int
 ) -> Array:
     """Return the last iterate of `iterate`, without its residual."""
     return iterate(normal, b, x0, n_iterations)[0]
 
 
 def iterate(
-    normal: Callable[[Array], Array], b: Array, x0: Array, n_iterations: int
+    normal: Callable[[Array], Array], b: Array, x0: Array | None, n_iterations: int
 ) -> tuple[Array, Array]:
     """Solve N x = b for a positive definite N, from x0, in exactly `n_iterations` steps.
 
@@ -31,8 +31,10 @@ def iterate(
     ----------
     normal
         The map x → N x on `(B, 2, H, W)` arrays.
-    b, x0
+    b
         `(B, 2, H, W)` real.
+    x0
+        Like `b`, or None for zero: the first residual is then b and costs no application.
     n_iterations
         Number of applications of `normal` after the first residual.
 
@@ -43,8 +45,8 @@ def iterate(
 
     Source: Hestenes and Stiefel, J. Res. NBS 49(6), 1952.
     """
-    x = x0
-    residual = b - normal(x)
+    x = b * 0 if x0 is None else x0
+    residual = b if x0 is None else b - normal(x)
     direction = residual
     energy = _dot(residual, residual)
     for i in range(n_iterations):

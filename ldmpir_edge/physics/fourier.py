@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, is_numpy_array
 from numpy.typing import NDArray
 
 from ldmpir_edge.physics.linear_op import Array
@@ -15,14 +16,27 @@ def centred_fft(x: Array, axes: tuple[int, ...]) -> Array:
     """Transform `x` along `axes`: orthonormal, with the zero frequency at index n // 2."""
     xp = array_namespace(x)
     shifted = xp.fft.ifftshift(x, axes=axes)
-    return xp.fft.fftshift(xp.fft.fftn(shifted, axes=axes, norm="ortho"), axes=axes)
+    return xp.fft.fftshift(fft_module(x).fftn(shifted, axes=axes, norm="ortho"), axes=axes)
 
 
 def centred_ifft(x: Array, axes: tuple[int, ...]) -> Array:
     """Invert `centred_fft`."""
     xp = array_namespace(x)
     shifted = xp.fft.ifftshift(x, axes=axes)
-    return xp.fft.fftshift(xp.fft.ifftn(shifted, axes=axes, norm="ortho"), axes=axes)
+    return xp.fft.fftshift(fft_module(x).ifftn(shifted, axes=axes, norm="ortho"), axes=axes)
+
+
+def fft_module(x: Array) -> Any:
+    """Give the module whose `fftn` transforms `x`: SciPy's for numpy arrays, else x's own.
+
+    SciPy's takes a quarter of the time of numpy's and stays in single precision in every
+    version. It runs in the calling thread, or in as many as `scipy.fft.set_workers` allows.
+    """
+    if not is_numpy_array(x):
+        return array_namespace(x).fft
+    import scipy.fft  # slow to import, and needed by MRI only
+
+    return scipy.fft
 
 
 @lru_cache(maxsize=8)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ldmpir_edge.errors import ScanDataError
 from ldmpir_edge.physics.padding import pad_image, to_planes
@@ -73,6 +72,8 @@ def build_superresolution_problem(
     ShapeError
         `factor` is below 2.
     """
+    from scipy import ndimage  # slow to import, and needed for images only
+
     scale, offset = image_scaling(image, modality)
     scaled = ((image - offset) / scale).astype(np.float64)
     height, width = image.shape[0] * factor, image.shape[1] * factor
@@ -128,6 +129,8 @@ def estimate_noise_level(image: NDArray[np.floating]) -> float:
     The median absolute response of a filter that removes locally planar structure: edges are
     outliers to a median. Source: Immerkaer, CVIU 64(2), 1996; Donoho, IEEE TIT 41(3), 1995.
     """
+    from scipy import ndimage  # slow to import, and needed for images only
+
     kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float64) / 6
     response = np.abs(ndimage.convolve(image.astype(np.float64), kernel, mode="reflect"))
     # Exact zeros come from clipped background, which would hide the noise of the object.
@@ -142,6 +145,8 @@ def fill_missing(image: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArra
 
     Source: Knutsson and Westin, "Normalized and differential convolution", CVPR 1993.
     """
+    from scipy import ndimage  # slow to import, and needed for images only
+
     filled = np.where(known, image, 0).astype(np.float32)
     missing = ~known
     width = 0.7

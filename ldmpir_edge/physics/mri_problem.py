@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from ldmpir_edge.physics.cartesian import CartesianOp
 from ldmpir_edge.physics.conjugate_gradient import conjugate_gradient
 from ldmpir_edge.physics.fourier import dft_matrix
-from ldmpir_edge.physics.normal import NORMAL_OPERATORS, Tables, batch_of_one
-from ldmpir_edge.physics.padding import from_planes, pad_image, to_planes
+from ldmpir_edge.physics.padding import pad_image, to_planes
 from ldmpir_edge.physics.problem import Family, Problem
 
 CG_SENSE_ITERATIONS = 6
@@ -55,56 +54,73 @@ def build_mri_problem(
         The mask is empty.
     """
     op = CartesianOp(csm, mask, hybrid=hybrid)
-    measured = op.mask * kspace
+    measured = kspace[..., mask != 0].astype(np.complex128)
     adjoint = op.adjoint(kspace)
+    x1 = cg_sense(op, adjoint)
     family, tables = _tables(csm, mask)
-    b = pad_image(to_planes(adjoint))
-    x1 = cg_sense(b, family, tables)
     height, width = op.domain_shape
-    bright = np.percentile(np.abs(from_planes(x1)[:height, :width]), BRIGHT_PERCENTILE)
+    bright = np.percentile(np.abs(x1), BRIGHT_PERCENTILE)
     scale = float(bright) if bright > 0 else 1.0
     sampled = int(np.count_nonzero(mask)) * (height if mask.ndim == 1 else 1)
     return Problem(
         family=family,
         task="mri",
         modality="mr",
-        b=b / np.float32(scale),
-        x1=x1 / np.float32(scale),
+        b=pad_image(to_planes(adjoint / np.float32(scale))),
+        x1=pad_image(to_planes(x1 / np.float32(scale))),
         noise_level=noise_level / scale,
         tables=tables,
         scale=scale,
         crop=(0, 0, height, width),
-        measurement_energy=float(np.sum(np.abs(measured.astype(np.complex128)) ** 2)) / scale**2,
+        measurement_energy=float(np.vdot(measured, measured).real) / scale**2,
         n_measurements=2 * sampled * csm.shape[0],
     )
 
 
-def cg_sense(b: NDArray[np.float32], family: Family, tables: Tables) -> NDArray[np.float32]:
-    """Reconstruct by conjugate gradients on (AᴴA + λ) x = Aᴴy: `(2, H, W)` to `(2, H, W)`."""
-    batched = batch_of_one(tables)
-    operator = NORMAL_OPERATORS[family]
+def cg_sense(op: CartesianOp, adjoint: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """Reconstruct by conjugate gradients on (AᴴA + λ) x = Aᴴy, from zero.
+
+    On a CPU the complex operator with its fast transforms takes 60 % of the time of the engine's
+    matrix products for a 1-D mask, and an eighth for a 2-D one.
+
+    Parameters
+    ----------
+    op
+        A.
+    adjoint
+        Aᴴy, `(H, W)` complex64.
+
+    Returns
+    -------
+        x, `(H, W)` complex64.
+    """
+    # The solver is real: it is shown the real and imaginary parts as an axis of their own.
+    shape = (1, *adjoint.shape, 2)
 
     def normal(v: NDArray[np.float32]) -> NDArray[np.float32]:
-        result: NDArray[np.float32] = operator(v, batched) + np.float32(CG_SENSE_LAMBDA) * v
-        return result
+        image = v.view(np.complex64)[0, ..., 0]
+        return as_real(op.gram(image) + np.float32(CG_SENSE_LAMBDA) * image)
 
-    zero = np.zeros_like(b[None])
-    solved: NDArray[np.float32] = conjugate_gradient(normal, b[None], zero, CG_SENSE_ITERATIONS)[0]
-    return solved
+    def as_real(image: NDArray[np.complex64]) -> NDArray[np.float32]:
+        return np.ascontiguousarray(image, np.complex64).view(np.float32).reshape(shape)
+
+    solved: NDArray[np.float32] = conjugate_gradient(
+        normal, as_real(adjoint), None, CG_SENSE_ITERATIONS
+    )
+    return solved.view(np.complex64)[0, ..., 0]
 
 
 def _tables(
     csm: NDArray[np.complex64], mask: NDArray[np.float32]
 ) -> tuple[Family, dict[str, NDArray[np.generic]]]:
     height, width = csm.shape[-2:]
-    maps = pad_image(to_planes(csm))
+    maps = pad_image(csm)
     padded_height, padded_width = maps.shape[-2:]
     if mask.ndim == 1:
         half = padded_width // 2
-        mirrored = maps[..., ::-1]
-        halves = [planes[..., :half] for planes in (maps, mirrored)]
+        left, right = maps[..., :half], maps[..., : half - 1 : -1]
+        csm_halves = np.stack([left.real, left.imag, right.real, right.imag], dtype=np.float32)
         cos, sin = _half_dft(mask, half)
-        csm_halves = np.concatenate([part.swapaxes(0, 1) for part in halves])
         return "cartesian1d", {"csm_halves": csm_halves, "cos": cos, "sin": sin}
     columns = dft_matrix(width)
     left = np.zeros((height, padded_height), np.complex64)
@@ -115,7 +131,7 @@ def _tables(
         name: np.stack([m.real, m.imag], axis=-1).astype(np.float32)
         for name, m in (("left", left), ("right", right))
     }
-    return "separable", {"csm": maps, **pairs, "mask": mask.astype(np.float32)}
+    return "separable", {"csm": to_planes(maps), **pairs, "mask": mask.astype(np.float32)}
 
 
 def _half_dft(

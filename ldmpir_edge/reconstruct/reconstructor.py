@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,17 +21,24 @@ from ldmpir_edge.errors import BackendError, UsageError
 from ldmpir_edge.physics.engine_input import engine_arrays
 from ldmpir_edge.physics.problem import Family, Problem, Task
 from ldmpir_edge.reconstruct.checks import check_slice
+from ldmpir_edge.reconstruct.overlap import overlap
 from ldmpir_edge.reconstruct.slices import (
     PreparedSlice,
     least_grid,
     output_info,
+    output_shape,
     prepare_slice,
     resolve_task,
 )
 from ldmpir_edge.runtimes import SelectedEngine, get_backend, load_engine
 from ldmpir_edge.scans.detect import open_scan
 from ldmpir_edge.scans.model import Scan
-from ldmpir_edge.scans.reconstruction import Provenance, Reconstruction
+from ldmpir_edge.scans.reconstruction import (
+    Provenance,
+    ReconstructedSlice,
+    Reconstruction,
+    VolumeHeader,
+)
 
 DEFAULT_BUNDLE = "ldmpir-2m"
 
@@ -52,6 +60,15 @@ class Comparison:
     unreconstructed: NDArray[np.float32] = field(repr=False)
     ours: NDArray[np.float32] = field(repr=False)
     reference: NDArray[np.float32] | None = field(repr=False)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """`(2, H, W)` engine planes, or None and the failure, and the backend that was asked."""
+
+    planes: NDArray[np.float32] | None = field(repr=False)
+    backend: str
+    failure: str | None = None
 
 
 class Reconstructor:
@@ -124,7 +141,7 @@ class Reconstructor:
         seed: int | None = None,
         on_slice: Callable[[int, int], None] | None = None,
     ) -> Reconstruction:
-        """Reconstruct all slices of a scan.
+        """Reconstruct all slices of a scan into memory; `stream` takes no more than a few at once.
 
         Parameters
         ----------
@@ -152,69 +169,131 @@ class Reconstructor:
         if not isinstance(scan, Scan):
             with open_scan(scan) as opened:
                 return self(opened, task=task, seed=seed, on_slice=on_slice)
+        header = self.header(scan, task=task)
+        pieces: list[ReconstructedSlice] = []
+        with closing(self.stream(scan, task=task, seed=seed)) as stream:
+            for piece in stream:
+                pieces.append(piece)
+                if on_slice is not None:
+                    on_slice(len(pieces), header.n_slices)
+        return Reconstruction(
+            image=np.stack([piece.image for piece in pieces]),
+            info=header.info,
+            stem=header.stem,
+            provenance=pieces[-1].provenance,
+            checks=[piece.checks for piece in pieces],
+            notes=tuple(dict.fromkeys(note for piece in pieces for note in piece.notes)),
+            input_files=header.input_files,
+        )
+
+    def header(self, scan: Scan, *, task: Task | None = None) -> VolumeHeader:
+        """Describe the volume that `stream` will give, before anything is read or prepared.
+
+        Raises
+        ------
+        UsageError
+            The task does not go with the kind of scan.
+        UnsupportedSizeError
+            The scan is larger or smaller than the bundle takes.
+        """
         resolved = resolve_task(scan, task)
         self.bundle.manifest.limits.check(*least_grid(scan, resolved))
+        return VolumeHeader(
+            shape=(scan.n_slices, *output_shape(scan, resolved)),
+            info=output_info(scan.info, resolved),
+            stem=_stem(scan.path),
+            input_files=scan.files,
+        )
+
+    def stream(
+        self, scan: Scan, *, task: Task | None = None, seed: int | None = None
+    ) -> Generator[ReconstructedSlice, None, None]:
+        """Reconstruct an open scan slice by slice, in order; memory does not grow with the slices.
+
+        While the engine runs in the caller's thread, another reads and prepares the slice after
+        and checks the one before: see `overlap`, also for what holds until the generator is
+        closed. Close it (`contextlib.closing`) before the scan.
+
+        Parameters
+        ----------
+        scan, task, seed
+            As for a call.
+
+        Yields
+        ------
+            Slices as the call's, each with its own checks and notes.
+
+        Raises
+        ------
+        UsageError, UnsupportedSizeError
+            At once, as `header`.
+        ScanError, UnsupportedSizeError, BundleError, BackendError
+            While iterating, of the slice that is the cause.
+        """
+        self.header(scan, task=task)
+        return self._slices(scan, resolve_task(scan, task), seed)
+
+    def _slices(
+        self, scan: Scan, task: Task, seed: int | None
+    ) -> Generator[ReconstructedSlice, None, None]:
         self.seconds.clear()
-        images: list[NDArray[np.float32]] = []
-        checks: list[dict[str, Any]] = []
-        notes: dict[str, None] = {}
-        for index in range(scan.n_slices):
+        created = datetime.now(UTC)
+
+        def prepare(index: int) -> PreparedSlice:
             with self._timed("prepare"):
-                prepared = prepare_slice(scan, index, resolved)
-            notes.update(dict.fromkeys(prepared.notes))
-            planes, report = self._run_slice(prepared, seed, index)
-            image = prepared.to_scan(planes)
-            images.append(image)
-            checks.append(report)
+                prepared = prepare_slice(scan, index, task)
+            self._check_limits(prepared)
+            return prepared
+
+        def run(index: int, prepared: PreparedSlice) -> _Answer:
+            return self._run(prepared.problem, seed, index)
+
+        def finish(index: int, prepared: PreparedSlice, answer: _Answer) -> ReconstructedSlice:
+            with self._timed("check"):
+                planes, checks = _choose_image(prepared.problem, answer)
+                image = prepared.to_scan(planes)
             if index == scan.n_slices // 2:
                 self.comparison = Comparison(
                     prepared.to_scan(prepared.unreconstructed), image, scan.reference(index)
                 )
-            if on_slice is not None:
-                on_slice(index + 1, scan.n_slices)
-        if not self.bundle.manifest.verified:
-            notes["the bundle was exported without its gate: it is not verified"] = None
-        return Reconstruction(
-            image=np.stack(images),
-            info=output_info(scan.info, resolved),
-            stem=_stem(scan.path),
-            provenance=Provenance(
-                input_sha256=scan.content_sha256,
-                bundle_name=self.bundle.manifest.model.id,
-                bundle_sha256=self.bundle.digest,
-                precision=self.precision,
-                backend=self.backend,
-                n_steps=self.n_steps,
-                task=resolved,
-                software_version=ldmpir_edge.__version__,
-                created=datetime.now(UTC),
-                seed=seed,
-            ),
-            checks=checks,
-            notes=tuple(notes),
-            input_files=scan.files,
-        )
+            made = self._provenance(scan, task, seed, created, answer.backend)
+            return ReconstructedSlice(index, image, made, checks, self._notes(prepared))
 
-    def _run_slice(
-        self, prepared: PreparedSlice, seed: int | None, index: int
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        problem = prepared.problem
-        self._check_limits(prepared)
+        yield from overlap(scan.n_slices, prepare, run, finish)
+
+    def _run(self, problem: Problem, seed: int | None, index: int) -> _Answer:
         with self._timed("load"):
             engine = self._engine(problem.family)
         with self._timed("engine"):
             try:
                 planes = engine.run(self._inputs(problem, seed, index))["image"][0]
-                failure = None
             except BackendError as err:
-                planes, failure = None, str(err)
-        with self._timed("check"):
-            report = check_slice(problem, planes)
-        if failure is not None:
-            report["fallback"] = failure
-        if planes is None or report["fallback"] is not None:
-            return problem.x1, report
-        return planes, report
+                return _Answer(None, engine.backend, str(err))
+        return _Answer(planes, engine.backend)
+
+    def _provenance(
+        self, scan: Scan, task: Task, seed: int | None, created: datetime, backend: str
+    ) -> Provenance:
+        return Provenance(
+            input_sha256=scan.content_sha256,
+            bundle_name=self.bundle.manifest.model.id,
+            bundle_sha256=self.bundle.digest,
+            precision=self.precision,
+            backend=backend,
+            n_steps=self.n_steps,
+            task=task,
+            software_version=ldmpir_edge.__version__,
+            created=created,
+            seed=seed,
+        )
+
+    def _notes(self, prepared: PreparedSlice) -> tuple[str, ...]:
+        if self.bundle.manifest.verified:
+            return prepared.notes
+        return (
+            *prepared.notes,
+            "the bundle was exported without its gate: it is not verified",
+        )
 
     def _check_limits(self, prepared: PreparedSlice) -> None:
         _, height, width = prepared.problem.b.shape
@@ -250,6 +329,16 @@ class _Timer:
 
     def __exit__(self, *_: object) -> None:
         self._seconds[self._stage] += time.perf_counter() - self._started
+
+
+def _choose_image(problem: Problem, answer: _Answer) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Give the planes to deliver, the engine's or the classical ones, and the checks."""
+    checks = check_slice(problem, answer.planes)
+    if answer.failure is not None:
+        checks["fallback"] = answer.failure
+    if answer.planes is None or checks["fallback"] is not None:
+        return problem.x1, checks
+    return answer.planes, checks
 
 
 def load(

@@ -97,11 +97,17 @@ def least_grid(scan: Scan, task: Task) -> tuple[int, int]:
     Known before anything is read, so that a scan beyond the bundle's limits is refused before it
     fills the memory; the grid of a slice may be larger.
     """
-    enlargement = ENLARGEMENT if task == "super-resolve" else 1
-    rows, columns = scan.image_shape
+    rows, columns = output_shape(scan, task)
     if isinstance(scan, KspaceScan) and scan.rows_are_phase:
         rows, columns = columns, rows
-    return padded_size(rows * enlargement), padded_size(columns * enlargement)
+    return padded_size(rows), padded_size(columns)
+
+
+def output_shape(scan: Scan, task: Task) -> tuple[int, int]:
+    """Return the (rows, columns) of the images that come out."""
+    enlargement = ENLARGEMENT if task == "super-resolve" else 1
+    rows, columns = scan.image_shape
+    return rows * enlargement, columns * enlargement
 
 
 def output_info(info: ScanInfo, task: Task) -> ScanInfo:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ldmpir_edge.runtimes.base import Availability
+from ldmpir_edge.runtimes.cpu import cpuinfo
 from ldmpir_edge.runtimes.registry import BACKENDS
 
-_CPUINFO = Path("/proc/cpuinfo")
 _CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 _X86_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 _ARM_FLAGS = ("asimd", "asimddp", "asimdhp", "i8mm", "bf16")
@@ -65,7 +65,7 @@ def examine() -> DoctorReport:
 
 
 def _machine() -> Machine:
-    info = _cpuinfo()
+    info = cpuinfo()
     flags = set(info.get("flags", info.get("Features", "")).split())
     return Machine(
         system=f"{platform.system()} {platform.release()}",
@@ -76,16 +76,6 @@ def _machine() -> Machine:
         n_cores=_n_cores(),
         memory_bytes=_memory_bytes(),
     )
-
-
-def _cpuinfo() -> dict[str, str]:
-    """Read the first processor's block; empty on systems without it."""
-    try:
-        block = _CPUINFO.read_text().split("\n\n")[0]
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in block.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def _n_cores() -> int:

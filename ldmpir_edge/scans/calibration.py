@@ -73,20 +73,26 @@ def central_block(sampled: NDArray[np.bool_]) -> tuple[slice, slice]:
         the centre itself was not sampled.
     """
     height, width = sampled.shape
-
-    def rows(n: int) -> slice:
-        return slice(height // 2 - n // 2, height // 2 - n // 2 + n)
-
-    def columns(n: int) -> slice:
-        return slice(width // 2 - n // 2, width // 2 - n // 2 + n)
-
-    n_rows = n_columns = 0
+    if not sampled[height // 2, width // 2]:
+        return slice(height // 2, height // 2), slice(width // 2, width // 2)
+    n_rows = n_columns = 1
     growing = True
     while growing:
         growing = False
-        if n_rows < height and sampled[rows(n_rows + 1), columns(max(n_columns, 1))].all():
-            n_rows, growing = n_rows + 1, True
-            n_columns = max(n_columns, 1)
-        if n_rows and n_columns < width and sampled[rows(n_rows), columns(n_columns + 1)].all():
+        # The block itself is known to be sampled: only the line that it grows by is looked at.
+        rows = _around(height, n_rows)
+        if n_columns < width and sampled[rows, _next(width, n_columns)].all():
             n_columns, growing = n_columns + 1, True
-    return rows(n_rows), columns(n_columns)
+        columns = _around(width, n_columns)
+        if n_rows < height and sampled[_next(height, n_rows), columns].all():
+            n_rows, growing = n_rows + 1, True
+    return rows, columns
+
+
+def _around(size: int, n: int) -> slice:
+    return slice(size // 2 - n // 2, size // 2 - n // 2 + n)
+
+
+def _next(size: int, n: int) -> int:
+    """Give the index that a centred block of n + 1 samples has besides those of n."""
+    return size // 2 - (n + 1) // 2 if n % 2 else size // 2 + n // 2

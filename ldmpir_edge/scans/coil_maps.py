@@ -28,6 +28,9 @@ _WALSH_WIDTH = 1.5
 _BACKGROUND = 0.01
 _EDGE_POWER = 4
 _MIN_STRENGTH = 0.03
+# Squared 7 times, a matrix keeps 0.1 % of an eigenvector whose eigenvalue is 95 % of the largest.
+_SQUARINGS = 7
+_TINY = 1e-12
 
 
 def estimate_coil_maps(
@@ -86,10 +89,14 @@ def _espirit_matrices(
     block: NDArray[np.complex64], shape: tuple[int, int]
 ) -> NDArray[np.complex64]:
     """Evaluate the image-domain projector of ESPIRiT: `(h, w, C, C)` on the coarse grid."""
+    from scipy.linalg import eigh  # slow to import, and needed with several coils only
+
     n_coils = block.shape[0]
     windows = sliding_window_view(block, (_KERNEL, _KERNEL), axis=(1, 2))
     patches = windows.transpose(1, 2, 0, 3, 4).reshape(-1, n_coils * _KERNEL**2)
-    values, vectors = np.linalg.eigh(patches.conj().T @ patches)
+    values, vectors = eigh(
+        patches.conj().T @ patches, driver="evd", overwrite_a=True, check_finite=False
+    )
     # The lower half of the spectrum holds noise only: it sets the floor when data are noisy.
     floor = _NOISE_MARGIN * float(np.median(values[: len(values) // 2]))
     threshold = max(_SINGULAR_THRESHOLD**2 * float(values[-1]), floor)
@@ -144,9 +151,8 @@ def _maps_from_matrices(
     local: NDArray[np.complex64], shape: tuple[int, int]
 ) -> NDArray[np.complex64]:
     """Take the dominant eigenvectors, align their phase, interpolate and normalise."""
-    values, vectors = np.linalg.eigh(local)
-    strength = np.clip(values[..., -1], _MIN_STRENGTH, 1.0)
-    maps = vectors[..., -1]
+    values, maps = _dominant_eigenvectors(local)
+    strength = np.clip(values, _MIN_STRENGTH, 1.0)
     # Eigenvectors have a free phase. It is fixed against the combination of coils that is
     # strongest over the object, since a physical coil can vanish inside it and leave a vortex.
     weighted = maps * strength[..., None]
@@ -157,9 +163,41 @@ def _maps_from_matrices(
     # Outside the object the eigenvalue drops and the vector is arbitrary: weigh it down, so that
     # the spline does not carry it across the edge.
     knots = (maps * strength[..., None] ** _EDGE_POWER).transpose(2, 0, 1)
-    full = upsample(np.ascontiguousarray(knots), shape)
-    norm = np.sqrt(np.sum(full.real**2 + full.imag**2, axis=0))
-    return np.asarray(full / np.maximum(norm, np.float32(1e-12)), np.complex64)
+    full = np.asarray(upsample(knots, shape), np.complex64)
+    norm = np.maximum(norm_over_coils(full), np.float32(_TINY))
+    parts = full.view(np.float32).reshape(*full.shape, 2)
+    parts *= (1 / norm)[..., None]
+    return full
+
+
+def norm_over_coils(x: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """Return the root sum of squares of `(C, H, W)` over the coils, `(H, W)` float32."""
+    parts = np.ascontiguousarray(x).view(np.float32)
+    energy = np.sum(parts * parts, axis=0).reshape(*x.shape[1:], 2)
+    norm: NDArray[np.float32] = np.sqrt(energy[..., 0] + energy[..., 1])
+    return norm
+
+
+def _dominant_eigenvectors(
+    local: NDArray[np.complex64],
+) -> tuple[NDArray[np.float32], NDArray[np.complex64]]:
+    """Find the largest eigenvalue `(h, w)` and its unit vector `(h, w, C)` of each matrix.
+
+    By repeated squaring, at a fifth of the time of a full decomposition. Where two eigenvalues
+    are all but equal, as in the background, the vector is a mixture of theirs.
+    """
+    n_coils = local.shape[-1]
+    power = local + np.float32(_TINY) * np.eye(n_coils, dtype=np.float32)
+    for _ in range(_SQUARINGS):
+        # Each squaring leaves a trace of at least 1 / C: nothing under- or overflows.
+        power = power * (1 / np.trace(power, axis1=-2, axis2=-1).real[..., None, None])
+        power = power @ power
+    # What is left is v vᴴ: any column will do, and the one with most of v is the safest.
+    strongest = np.argmax(np.diagonal(power, axis1=-2, axis2=-1).real, axis=-1)
+    vectors = np.take_along_axis(power, strongest[..., None, None], axis=-1)
+    vectors = vectors / np.linalg.norm(vectors, axis=-2, keepdims=True)
+    values = (vectors.conj().swapaxes(-1, -2) @ local @ vectors).real
+    return values[..., 0, 0], vectors[..., 0]
 
 
 def _centre(block: NDArray[np.complex64], largest: int) -> NDArray[np.complex64]:

@@ -28,8 +28,10 @@ def upsample(coarse: NDArray[np.inexact], shape: tuple[int, int]) -> NDArray[np.
     """Interpolate `(..., h, w)` knots to `(..., *shape)` by the separable cubic spline."""
     rows = spline_matrix(shape[0], coarse.shape[-2])
     columns = spline_matrix(shape[1], coarse.shape[-1])
+    if not np.iscomplexobj(coarse):
+        return rows @ (coarse @ columns.T)
     # A real matrix product is half the work of a complex one.
-    if np.iscomplexobj(coarse):
-        real = upsample(np.ascontiguousarray(coarse.real), shape)
-        return real + 1j * upsample(np.ascontiguousarray(coarse.imag), shape)
-    return rows @ (coarse @ columns.T)
+    fine = np.empty((*coarse.shape[:-2], *shape), coarse.dtype)
+    fine.real = rows @ (np.ascontiguousarray(coarse.real) @ columns.T)
+    fine.imag = rows @ (np.ascontiguousarray(coarse.imag) @ columns.T)
+    return fine

@@ -16,7 +16,11 @@ from ldmpir_edge.errors import ShapeError
 from ldmpir_edge.physics.fourier import centred_fft, centred_ifft
 from ldmpir_edge.scans.calibration import central_block, sampled_positions
 from ldmpir_edge.scans.coil_compression import MAX_VIRTUAL_COILS, compress, compression_matrix
-from ldmpir_edge.scans.coil_maps import MIN_ESPIRIT_LINES, estimate_coil_maps
+from ldmpir_edge.scans.coil_maps import (
+    MIN_ESPIRIT_LINES,
+    estimate_coil_maps,
+    norm_over_coils,
+)
 from ldmpir_edge.scans.whitening import noise_covariance, noise_level, whiten, whitening_factor
 
 _FALLBACK_LINES = 12
@@ -93,40 +97,51 @@ def prepare_mri(
     _check_shapes(kspace, noise_samples, recon_matrix, calibration)
     sampled = _pad_sampled(sampled_positions(kspace, mask), kspace.shape, recon_matrix)
     kspace = _pad(kspace, recon_matrix)
-    grid = np.broadcast_to(sampled, kspace.shape[1:])
-    kspace = np.where(grid, kspace, np.complex64(0))
-    source = kspace if calibration is None else _pad(calibration, recon_matrix)
+    n_coils, height, width = kspace.shape
     notes: list[str] = []
+    if calibration is None:
+        present = np.broadcast_to(sampled, (height, width))
+        rows, columns = _calibration_region(present, n_coils, notes)
+        lines = kspace[:, :, columns] * present[:, columns]
+    else:
+        calibration = _pad(calibration, recon_matrix)
+        rows, columns = _calibration_region((calibration != 0).any(axis=0), n_coils, notes)
+        lines = calibration[:, :, columns]
 
-    factor = None
+    # What whitening and compression do to the coils is found on the calibration lines, gathered
+    # in one matrix and applied once to the samples.
+    mixing = np.eye(n_coils, dtype=np.complex64)
+    factor, matrix = None, mixing
     if noise_samples is not None:
         factor = whitening_factor(noise_covariance(noise_samples))
-        kspace = whiten(kspace, factor)
-        source = kspace if calibration is None else whiten(source, factor)
-    rows, columns = _calibration_region(source, notes)
-    matrix = np.eye(len(kspace), dtype=np.complex64)
-    if len(kspace) > MAX_VIRTUAL_COILS:
-        matrix, kept = compression_matrix(source[:, rows, columns], MAX_VIRTUAL_COILS)
+        mixing, lines = whiten(mixing, factor), whiten(lines, factor)
+    if n_coils > MAX_VIRTUAL_COILS:
+        matrix, kept = compression_matrix(lines[:, rows], MAX_VIRTUAL_COILS)
         notes.append(
-            f"{len(kspace)} coils compressed to {MAX_VIRTUAL_COILS}, keeping {kept:.1%} of the "
+            f"{n_coils} coils compressed to {MAX_VIRTUAL_COILS}, keeping {kept:.1%} of the "
             "calibration signal"
         )
-        kspace = compress(kspace, matrix)
-        source = kspace if calibration is None else compress(source, matrix)
-    level = 1.0 if factor is not None else noise_level(kspace, grid)
+        mixing, lines = compress(mixing, matrix), compress(lines, matrix)
 
     is_hybrid = sampled.ndim == 1
-    readout = recon_matrix[0] if is_hybrid else kspace.shape[1]
-    shape = (readout, kspace.shape[2])
-    block = source[:, rows, columns]
+    # Columns that were not sampled stay zero whatever is done to them: they are left out.
+    samples = compress(kspace[:, :, sampled] if is_hybrid else kspace * sampled, mixing)
+    measured = np.ones(samples.shape[1:], np.bool_) if is_hybrid else sampled
+    level = 1.0 if factor is not None else noise_level(samples, measured)
+
+    readout = recon_matrix[0] if is_hybrid else height
+    shape = (readout, width)
+    data, block = samples, lines[:, rows]
     if is_hybrid:
+        data = np.zeros((len(samples), *shape), np.complex64)
+        data[:, :, sampled] = _image_of_readout(samples, readout)
         # The maps must live in the cropped view: k-space of the calibration lines is resampled.
-        cropped = centred_fft(_image_of_readout(source[:, :, columns], readout), (1,))
-        n_rows = (rows.stop - rows.start) * readout // kspace.shape[1]
+        cropped = centred_fft(_image_of_readout(lines, readout), (1,))
+        n_rows = (rows.stop - rows.start) * readout // height
         block = cropped[:, _centre(readout, max(1, min(n_rows, _MAX_CALIBRATION_READOUT)))]
     csm = estimate_coil_maps(block, shape)
     return MriMeasurement(
-        data=_image_of_readout(kspace, readout) if is_hybrid else kspace,
+        data=data,
         csm=csm,
         mask=sampled.astype(np.float32),
         is_hybrid=is_hybrid,
@@ -137,10 +152,12 @@ def prepare_mri(
     )
 
 
-def _calibration_region(source: NDArray[np.complex64], notes: list[str]) -> tuple[slice, slice]:
+def _calibration_region(
+    present: NDArray[np.bool_], n_coils: int, notes: list[str]
+) -> tuple[slice, slice]:
     """Find the autocalibration block, or settle for the low frequencies and say so."""
-    n_coils, height, width = source.shape
-    rows, columns = central_block((source != 0).any(axis=0))
+    height, width = present.shape
+    rows, columns = central_block(present)
     lines = min(rows.stop - rows.start, columns.stop - columns.start)
     if lines == 0:
         notes.append(
@@ -173,10 +190,9 @@ def _rss_scale(
     """Undo in magnitude what whitening did: ‖L Vᴴ S‖ at each pixel, with Σ|S|² = 1."""
     if factor is None:
         return np.ones(csm.shape[1:], np.float32)
-    back = (factor @ matrix.conj().T).astype(np.complex64)
-    received = np.tensordot(back, csm, axes=1)
-    norm: NDArray[np.float32] = np.sqrt(np.sum(received.real**2 + received.imag**2, axis=0))
-    return norm
+    # R of a QR decomposition has the norms of what it factors, and no more rows than columns.
+    back = np.linalg.qr(factor @ matrix.conj().T).R
+    return norm_over_coils(compress(csm, back.astype(np.complex64)))
 
 
 def _crop(shape: tuple[int, int], recon_matrix: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -1,9 +1,11 @@
-"""What the writers take: a finished volume with the scan that it came from and its history."""
+"""What the writers take: a volume slice by slice, with the scan it came from and its history."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -55,34 +57,134 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class Reconstruction:
-    """A reconstructed volume, ready to be written.
+class VolumeHeader:
+    """What is known of a reconstruction before its first slice.
 
     Parameters
     ----------
-    image
-        `(slices, H, W)` float32 on the scan's scale: MR magnitude, or HU for CT. Finite.
+    shape
+        (slices, H, W) of the volume.
     info
         The scan's geometry, identity and sequence.
     stem
         Outputs are named after it; a plain file name without its suffix.
-    provenance
-        How the volume was made.
-    checks
-        One dictionary of JSON values a slice, from the reconstruction's own checks. A slice that
-        was delivered as the classical image says why under `fallback`.
-    notes
-        Remarks on the reconstruction for the person who reads it; those of `info` go with them.
     input_files
         The files of the scan, `Scan.files`: no writer may replace them.
 
     Raises
     ------
     ShapeError
-        `image` is not `(slices, H, W)`, is empty, or `checks`, `info.planes` or
-        `info.source_datasets` count another number of slices.
+        `shape` is not (slices, H, W), is empty, or `info.planes` or `info.source_datasets` count
+        another number of slices.
     OutputError
-        `image` is not float32, holds NaN or infinite values, or `stem` is not a plain name.
+        `stem` is not a plain name.
+    """
+
+    shape: tuple[int, int, int]
+    info: ScanInfo
+    stem: str
+    input_files: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != 3 or 0 in self.shape:
+            raise ShapeError(f"a reconstruction has shape {self.shape}; it must be (slices, H, W)")
+        for name, per_slice in (
+            ("planes", self.info.planes),
+            ("source data sets", self.info.source_datasets),
+        ):
+            if per_slice and len(per_slice) != self.n_slices:
+                raise ShapeError(
+                    f"{len(per_slice)} {name} for {self.n_slices} slices; give one a slice, or none"
+                )
+        if PurePath(self.stem).name != self.stem or self.stem in {"", ".", ".."}:
+            raise OutputError(f"outputs cannot be named after {self.stem!r}; give a plain name")
+
+    @property
+    def n_slices(self) -> int:
+        """Number of slices."""
+        return self.shape[0]
+
+    @cached_property
+    def geometry(self) -> VolumeGeometry:
+        """Where the volume lies, completed by stated assumptions."""
+        return resolve_geometry(self.info, self.shape)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on reading and geometry, which hold for every slice."""
+        return (*self.info.notes, *self.geometry.assumptions)
+
+
+@dataclass(frozen=True)
+class ReconstructedSlice:
+    """One finished slice of a volume.
+
+    Parameters
+    ----------
+    index
+        Its place in the volume, from 0.
+    image
+        `(H, W)` float32 on the scan's scale: MR magnitude, or HU for CT. Finite.
+    provenance
+        How it was made.
+    checks
+        JSON values of the reconstruction's own checks. A slice that was delivered as the
+        classical image says why under `fallback`.
+    notes
+        Remarks on its reconstruction for the person who reads it; those of the header go with
+        them.
+
+    Raises
+    ------
+    OutputError
+        `image` is not float32, or holds NaN or infinite values.
+    """
+
+    index: int
+    image: NDArray[np.float32] = field(repr=False)
+    provenance: Provenance
+    checks: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.image.dtype != np.float32:
+            raise OutputError(f"a reconstruction is {self.image.dtype}; convert it to float32")
+        if not np.isfinite(self.image).all():
+            raise OutputError(
+                f"slice {self.index} holds NaN or infinite values and is not written; run again "
+                "with --precision fp32"
+            )
+
+    @property
+    def fallback(self) -> str | None:
+        """Why this is the classical image, or None where the model's was kept."""
+        reason = self.checks.get("fallback")
+        return str(reason) if reason else None
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A reconstructed volume in memory.
+
+    Parameters
+    ----------
+    image
+        `(slices, H, W)` float32 on the scan's scale: MR magnitude, or HU for CT. Finite.
+    info, stem, input_files
+        As in `VolumeHeader`.
+    provenance
+        How the volume was made.
+    checks
+        One dictionary of JSON values a slice, or none at all; as in `ReconstructedSlice`.
+    notes
+        Remarks on the reconstruction of any slice.
+
+    Raises
+    ------
+    ShapeError
+        As `VolumeHeader`, or `checks` count another number of slices.
+    OutputError
+        As `VolumeHeader` and `ReconstructedSlice`.
     """
 
     image: NDArray[np.float32] = field(repr=False)
@@ -94,51 +196,21 @@ class Reconstruction:
     input_files: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.image.ndim != 3 or 0 in self.image.shape:
+        n_slices = self.header.n_slices
+        if self.checks and len(self.checks) != n_slices:
             raise ShapeError(
-                f"a reconstruction has shape {self.image.shape}; it must be (slices, H, W)"
+                f"{len(self.checks)} checks for {n_slices} slices; give one a slice, or none"
             )
-        if self.image.dtype != np.float32:
-            raise OutputError(f"a reconstruction is {self.image.dtype}; convert it to float32")
-        for name, per_slice in (
-            ("checks", self.checks),
-            ("planes", self.info.planes),
-            ("source data sets", self.info.source_datasets),
-        ):
-            if per_slice and len(per_slice) != self.n_slices:
-                raise ShapeError(
-                    f"{len(per_slice)} {name} for {self.n_slices} slices; give one a slice, or none"
-                )
-        _check_finite(self.image)
-        if PurePath(self.stem).name != self.stem or self.stem in {"", ".", ".."}:
-            raise OutputError(f"outputs cannot be named after {self.stem!r}; give a plain name")
+        for _ in self.slices():
+            pass  # each is checked as it is made
 
-    @property
-    def n_slices(self) -> int:
-        """Number of slices."""
-        return int(self.image.shape[0])
+    @cached_property
+    def header(self) -> VolumeHeader:
+        """What its outputs have in common."""
+        return VolumeHeader(self.image.shape, self.info, self.stem, self.input_files)
 
-    @property
-    def geometry(self) -> VolumeGeometry:
-        """Where the volume lies, completed by stated assumptions."""
-        n_slices, rows, columns = self.image.shape
-        return resolve_geometry(self.info, (n_slices, rows, columns))
-
-    @property
-    def all_notes(self) -> tuple[str, ...]:
-        """Every remark that a reader should see: on reading, geometry and reconstruction."""
-        return (*self.info.notes, *self.geometry.assumptions, *self.notes)
-
-    def fallback_reason(self, index: int) -> str | None:
-        """Why slice `index` holds the classical image, or None where the model's was kept."""
-        reason = self.checks[index].get("fallback") if self.checks else None
-        return str(reason) if reason else None
-
-
-def _check_finite(image: NDArray[np.float32]) -> None:
-    bad = np.flatnonzero(~np.isfinite(image).all(axis=(1, 2)))
-    if bad.size:
-        raise OutputError(
-            f"slice {bad[0]} ({bad.size} of {len(image)}) holds NaN or infinite values and is not "
-            "written; run again with --precision fp32"
-        )
+    def slices(self) -> Iterator[ReconstructedSlice]:
+        """Give the slices one by one, as a writer takes them."""
+        for index, image in enumerate(self.image):
+            checks = self.checks[index] if self.checks else {}
+            yield ReconstructedSlice(index, image, self.provenance, checks, self.notes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
 
 from ldmpir_edge.errors import ScanDataError, ShapeError
 
@@ -70,6 +69,8 @@ def whitening_factor(covariance: NDArray[np.complex128]) -> NDArray[np.complex12
 
 def whiten(samples: NDArray[np.complex64], factor: NDArray[np.complex128]) -> NDArray[np.complex64]:
     """Apply L⁻¹ to `(coils, ...)` samples; same shape, complex64."""
+    from scipy.linalg import solve_triangular  # slow to import, and for scans with noise samples
+
     inverse = solve_triangular(factor, np.eye(len(factor)), lower=True)
     flat = inverse.astype(np.complex64) @ samples.reshape(len(samples), -1)
     whitened: NDArray[np.complex64] = flat.reshape(samples.shape)

@@ -1,20 +1,24 @@
-"""Write a reconstruction in the formats that were asked for."""
+"""Write a volume, slice by slice as it is made, in the formats that were asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from ldmpir_edge.atomic import make_folder, output_errors
-from ldmpir_edge.errors import OutputError, UsageError
-from ldmpir_edge.scans.reconstruction import Reconstruction
+from ldmpir_edge.errors import OutputError, ShapeError, UsageError
+from ldmpir_edge.scans.reconstruction import ReconstructedSlice, Reconstruction, VolumeHeader
+from ldmpir_edge.scans.writers import SliceSink, Writer
 from ldmpir_edge.scans.writers.dicom import write_dicom
 from ldmpir_edge.scans.writers.h5 import write_h5
 from ldmpir_edge.scans.writers.nifti import write_nifti
 from ldmpir_edge.scans.writers.npy import write_npy
 from ldmpir_edge.scans.writers.png import write_png
 
-_WRITERS: dict[str, tuple[str, Callable[[Reconstruction, Path], None]]] = {
+_WRITERS: dict[str, tuple[str, Writer]] = {
     "dicom": ("", write_dicom),
     "h5": (".h5", write_h5),
     "nii": (".nii.gz", write_nifti),
@@ -25,19 +29,128 @@ _WRITERS: dict[str, tuple[str, Callable[[Reconstruction, Path], None]]] = {
 FORMATS = tuple(_WRITERS)
 
 
-def write_outputs(recon: Reconstruction, folder: Path, formats: Sequence[str]) -> list[Path]:
-    """Write `recon` into `folder`, one file (for DICOM one folder) named after its stem a format.
+class Outputs:
+    """The open outputs of one volume; `open_outputs` makes it.
 
-    Each output appears complete or not at all; those finished before an error stay.
+    Attributes
+    ----------
+    header : VolumeHeader
+        What the slices to come have in common.
+    paths : list[Path]
+        What is being written, in the order of the formats.
+    seconds : float
+        Time spent on writing so far.
+    """
+
+    def __init__(self, header: VolumeHeader, paths: list[Path], sinks: list[SliceSink]) -> None:
+        self.header, self.paths = header, paths
+        self.seconds = 0.0
+        self._sinks = sinks
+        self._n_added = 0
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="ldmpir-write")
+        self._pending: Future[None] | None = None
+
+    def add(self, piece: ReconstructedSlice) -> None:
+        """Take the next slice; it is written while the caller goes on, one at a time.
+
+        Raises
+        ------
+        ShapeError
+            It is not the slice that follows, of another shape than the header says, or one more.
+        OutputError
+            A slice before could not be written.
+        """
+        n_slices, *shape = self.header.shape
+        if self._n_added == n_slices:
+            raise ShapeError(f"all {n_slices} slices were given already; give no more")
+        if piece.index != self._n_added or piece.image.shape != tuple(shape):
+            raise ShapeError(
+                f"slice {piece.index} with shape {piece.image.shape} was given; the output expects "
+                f"slice {self._n_added} with shape {tuple(shape)}"
+            )
+        self._n_added += 1
+        self._wait()
+        self._pending = self._pool.submit(self._write, piece)
+
+    def finish(self) -> None:
+        """Wait until every output is complete.
+
+        Raises
+        ------
+        ShapeError
+            Slices are missing.
+        OutputError
+            An output could not be written.
+        """
+        if self._n_added != self.header.n_slices:
+            raise ShapeError(
+                f"{self._n_added} slices were given of {self.header.n_slices}; give all of them"
+            )
+        self._wait()
+
+    def close(self) -> None:
+        """End the writing thread."""
+        self._pool.shutdown()
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+
+    def _write(self, piece: ReconstructedSlice) -> None:
+        started = time.perf_counter()
+        for sink in self._sinks:
+            with suppress(StopIteration):  # the last slice completes the output
+                sink.send(piece)
+        self.seconds += time.perf_counter() - started
+
+
+@contextmanager
+def open_outputs(header: VolumeHeader, folder: Path, formats: Sequence[str]) -> Iterator[Outputs]:
+    """Open one output a format in `folder`, one file (for DICOM one folder) named after the stem.
+
+    An output appears, complete, when its last slice was written; where the block ends before
+    that, nothing remains. A failing format leaves those that completed before it.
 
     Parameters
     ----------
-    recon
-        The volume.
+    header
+        What is known of the volume.
     folder
         Created where it is missing.
     formats
         Of `dicom`, `h5`, `nii`, `npy`, `png`; a format given twice is written once.
+
+    Raises
+    ------
+    UsageError
+        A format is unknown, or none is given.
+    ShapeError
+        The block ended well without all slices.
+    OutputError
+        An output would replace the scan itself, the format cannot hold the volume, or an output
+        cannot be written.
+    """
+    wanted = list(dict.fromkeys(formats))
+    unknown = [name for name in wanted if name not in _WRITERS]
+    if unknown or not wanted:
+        given = ", ".join(unknown) if unknown else "nothing"
+        raise UsageError(f"unknown output format {given}; choose of {', '.join(FORMATS)}")
+    paths = [folder / f"{header.stem}{_WRITERS[name][0]}" for name in wanted]
+    for path in paths:
+        _refuse_input(path, header.input_files)
+    with ExitStack() as stack:
+        stack.enter_context(_made_folder(folder))
+        sinks = []
+        for name, path in zip(wanted, paths, strict=True):
+            sinks.append(stack.enter_context(closing(_WRITERS[name][1](header, path))))
+            next(sinks[-1])
+        outputs = stack.enter_context(closing(Outputs(header, paths, sinks)))
+        yield outputs
+        outputs.finish()
+
+
+def write_outputs(recon: Reconstruction, folder: Path, formats: Sequence[str]) -> list[Path]:
+    """Write a volume that is in memory, as `open_outputs` does one that is being made.
 
     Returns
     -------
@@ -45,23 +158,28 @@ def write_outputs(recon: Reconstruction, folder: Path, formats: Sequence[str]) -
 
     Raises
     ------
-    UsageError
-        A format is unknown, or none is given. Nothing was written.
-    OutputError
-        An output would replace the scan itself, or cannot be written.
+    UsageError, OutputError
+        As `open_outputs`.
     """
-    wanted = list(dict.fromkeys(formats))
-    unknown = [name for name in wanted if name not in _WRITERS]
-    if unknown or not wanted:
-        given = ", ".join(unknown) if unknown else "nothing"
-        raise UsageError(f"unknown output format {given}; choose of {', '.join(FORMATS)}")
-    targets = [folder / f"{recon.stem}{_WRITERS[name][0]}" for name in wanted]
-    for target in targets:
-        _refuse_input(target, recon.input_files)
+    with open_outputs(recon.header, folder, formats) as outputs:
+        for piece in recon.slices():
+            outputs.add(piece)
+    return outputs.paths
+
+
+@contextmanager
+def _made_folder(folder: Path) -> Iterator[None]:
+    """Create a folder with its parents; what was created goes again if the block fails."""
+    with output_errors(folder):
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
     make_folder(folder)
-    for name, target in zip(wanted, targets, strict=True):
-        _WRITERS[name][1](recon, target)
-    return targets
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # an output completed before the failure keeps its folder
+            for path in missing:
+                path.rmdir()
+        raise
 
 
 def _refuse_input(target: Path, input_files: Sequence[Path]) -> None:

@@ -68,7 +68,7 @@ def test_the_report_has_the_keys_that_scripts_rely_on(scans, tmp_path, kind):
     report, _ = run_npy(path, tmp_path, *ONNXRUNTIME)
     assert set(report) == REPORT_KEYS
     assert (report["backend"], report["precision"], report["steps"]) == ("onnxruntime", "fp32", 4)
-    assert set(report["seconds"]) == {"prepare", "load", "engine", "check", "write"}
+    assert set(report["seconds"]) == {"prepare", "load", "engine", "check", "write", "wall"}
     assert all(seconds >= 0 for seconds in report["seconds"].values())
     assert [check["slice"] for check in report["checks"]] == list(range(len(truth)))
     for check in report["checks"]:
@@ -203,6 +203,27 @@ def test_a_fallback_is_said_and_is_no_failure(scans, tmp_path, monkeypatch):
     ds = pydicom.dcmread(next((tmp_path / "brain").glob("*.dcm")))
     texts = [element.value for element in ds.iterall() if isinstance(element.value, str)]
     assert any("NaN" in text for text in texts)
+
+
+def test_a_bad_slice_late_in_the_volume_leaves_nothing(tmp_path, rng):
+    images = (1 + rng.random((5, 48, 48))).astype(np.float32)
+    images[3, 20, 20] = np.nan
+    np.save(tmp_path / "a.npy", images)
+    out = tmp_path / "new" / "out"
+    finished = ldmpir_edge(
+        "run", tmp_path / "a.npy", "-o", out, "--format", "dicom,h5,nii,npy,png", *ONNXRUNTIME
+    )
+    finished.assert_refused(12, "image 3 holds 1 NaN")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
+
+
+def test_the_seconds_of_stages_overlap_within_the_wall_clock_s(tmp_path, rng):
+    images = (1 + rng.random((6, 64, 64))).astype(np.float32)
+    np.save(tmp_path / "a.npy", images)
+    report, _ = run_npy(tmp_path / "a.npy", tmp_path / "out", *ONNXRUNTIME)
+    seconds = report["seconds"]
+    assert seconds["wall"] >= seconds["engine"]
+    assert all(seconds["wall"] >= seconds[stage] for stage in ("prepare", "check", "write"))
 
 
 @pytest.mark.parametrize(

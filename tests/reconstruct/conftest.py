@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from ldmpir_edge.bundle import Bundle, open_bundle
 from ldmpir_edge.reconstruct import Reconstructor, reconstructor
@@ -17,6 +18,14 @@ Answer = Callable[[dict[str, np.ndarray]], np.ndarray]
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LDMPIR_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_blas_thread() -> Iterator[None]:
+    """As a stream prepares its slices: with more threads the last bits differ."""
+    with threadpool_limits(1, user_api="blas"):
         yield
 
 

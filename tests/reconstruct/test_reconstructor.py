@@ -55,7 +55,6 @@ def test_a_bad_engine_image_is_replaced_by_the_classical_one(tmp_path, faked, an
     recon = faked(answer)(path)
     np.testing.assert_array_equal(recon.image[0], classical(path, "mri"))
     assert reason in recon.checks[0]["fallback"]
-    assert recon.fallback_reason(0) == recon.checks[0]["fallback"]
 
 
 def test_only_the_bad_slice_falls_back(tmp_path, faked):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ldmpir_edge.runtimes import doctor
+from ldmpir_edge.runtimes import cpu, doctor
 from ldmpir_edge.runtimes.doctor import examine
 
 
@@ -54,7 +54,7 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_processor_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(cpu, "_CPUINFO", tmp_path / "cpuinfo")
     (tmp_path / "cpuinfo").write_text(
         "processor\t: 0\nmodel name\t: Example 9000 @ 2 GHz\nflags\t\t: fpu sse2 avx2 amx_int8\n\n"
         "processor\t: 1\nmodel name\t: Other\n"

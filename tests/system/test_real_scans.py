@@ -39,6 +39,7 @@ HEADER = """<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">
 def _private_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LDMPIR_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         yield
 
 

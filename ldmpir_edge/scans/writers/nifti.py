@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ldmpir_edge.atomic import atomic_file
-from ldmpir_edge.scans.reconstruction import Reconstruction
+from ldmpir_edge.scans.reconstruction import Provenance, VolumeHeader
+from ldmpir_edge.scans.writers import SliceSink
 
 _SCANNER, _ALIGNED = 1, 2
 """NIfTI xform codes: true scanner coordinates, and coordinates that were assumed."""
 
 _DESCRIPTION_BYTES = 79
 
+_FASTEST = 1
+"""Compression level: noise in the low bits of floats leaves little for a higher one to find."""
 
-def write_nifti(recon: Reconstruction, target: Path) -> None:
+
+def write_nifti(header: VolumeHeader, target: Path) -> SliceSink:
     """Write float32 voxels (column, row, slice) with the RAS matrix of the scan's planes.
 
     Raises
@@ -23,17 +29,39 @@ def write_nifti(recon: Reconstruction, target: Path) -> None:
     OutputError
         The slices are not evenly spaced, or the file cannot be written.
     """
+    nifti = _header(header)
+    with (
+        atomic_file(target) as temporary,
+        temporary.open("wb") as file,
+        # Without name and time, equal volumes give equal files.
+        gzip.GzipFile("", "wb", _FASTEST, file, mtime=0) as stream,
+    ):
+        for index in range(header.n_slices):
+            piece = yield
+            if index == 0:
+                nifti["descrip"] = _description(piece.provenance)
+                nifti.write_to(stream)
+            # Columns vary fastest in the file, as they do in C order of (row, column).
+            stream.write(np.ascontiguousarray(piece.image, "<f4").data)
+
+
+def _header(header: VolumeHeader) -> Any:
     import nibabel
 
-    geometry = recon.geometry
-    affine = geometry.affine_ras()
-    image = nibabel.Nifti1Image(np.transpose(recon.image, (2, 1, 0)), affine)
-    code = _ALIGNED if geometry.assumptions else _SCANNER
-    image.set_sform(affine, code)
-    image.set_qform(affine, code)
-    image.header.set_xyzt_units("mm")
-    made = recon.provenance
-    description = f"ldmpir-edge {made.software_version} {made.bundle_name} {made.precision}"
-    image.header["descrip"] = description.encode("ascii", "replace")[:_DESCRIPTION_BYTES]
-    with atomic_file(target) as temporary:
-        nibabel.save(image, temporary)
+    n_slices, rows, columns = header.shape
+    affine = header.geometry.affine_ras()
+    code = _ALIGNED if header.geometry.assumptions else _SCANNER
+    nifti = nibabel.Nifti1Header(endianness="<")
+    nifti.set_data_dtype(np.float32)
+    nifti.set_data_shape((columns, rows, n_slices))
+    nifti.set_sform(affine, code)
+    nifti.set_qform(affine, code)
+    nifti.set_xyzt_units("mm")
+    nifti.set_slope_inter(1.0, 0.0)
+    nifti.set_data_offset(nifti.single_vox_offset)
+    return nifti
+
+
+def _description(made: Provenance) -> bytes:
+    text = f"ldmpir-edge {made.software_version} {made.bundle_name} {made.precision}"
+    return text.encode("ascii", "replace")[:_DESCRIPTION_BYTES]

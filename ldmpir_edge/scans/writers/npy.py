@@ -7,20 +7,22 @@ from pathlib import Path
 import numpy as np
 
 from ldmpir_edge.atomic import atomic_file
-from ldmpir_edge.scans.reconstruction import Reconstruction
+from ldmpir_edge.scans.reconstruction import VolumeHeader
+from ldmpir_edge.scans.writers import SliceSink
 
 
-def write_npy(recon: Reconstruction, target: Path) -> None:
-    """Write `recon.image` to `target`, little-endian float32.
+def write_npy(header: VolumeHeader, target: Path) -> SliceSink:
+    """Write the slices to `target`, little-endian float32.
 
     Raises
     ------
     OutputError
         The file cannot be written.
     """
-    array = np.ascontiguousarray(recon.image, "<f4")
+    layout = {"descr": "<f4", "fortran_order": False, "shape": header.shape}
     with atomic_file(target) as temporary, temporary.open("wb") as stream:
         # `numpy.save` hides the system's reason (full disk) when a write falls short.
-        header = np.lib.format.header_data_from_array_1_0(array)
-        np.lib.format.write_array_header_1_0(stream, header)
-        stream.write(array.data)
+        np.lib.format.write_array_header_1_0(stream, layout)
+        for _ in range(header.n_slices):
+            piece = yield
+            stream.write(np.ascontiguousarray(piece.image, "<f4").data)

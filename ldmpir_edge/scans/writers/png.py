@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldmpir_edge.atomic import atomic_file
-from ldmpir_edge.scans.display import display_window
-from ldmpir_edge.scans.reconstruction import Reconstruction
+from ldmpir_edge.scans.reconstruction import VolumeHeader
+from ldmpir_edge.scans.writers import SliceSink
+from ldmpir_edge.scans.writers.window import WindowSample
 
 MAX_TILES = 16
 
 
-def write_png(recon: Reconstruction, target: Path) -> None:
+def write_png(header: VolumeHeader, target: Path) -> SliceSink:
     """Write an 8-bit grey PNG of the volume with square pixels.
 
     Slices run row by row; of more than sixteen, sixteen spread evenly are shown. One window
@@ -27,11 +28,19 @@ def write_png(recon: Reconstruction, target: Path) -> None:
     OutputError
         The file cannot be written.
     """
-    shown = np.linspace(0, recon.n_slices - 1, min(recon.n_slices, MAX_TILES)).round().astype(int)
-    window = display_window(recon.image, recon.info.modality)
-    row_mm, column_mm = recon.info.pixel_spacing_mm or (1.0, 1.0)
-    tiles = [_square(_grey(recon.image[i], window), row_mm, column_mm) for i in shown]
+    n_slices = header.n_slices
+    shown = np.linspace(0, n_slices - 1, min(n_slices, MAX_TILES)).round()
+    sample = WindowSample(n_slices)
+    images: list[NDArray[np.float32]] = []
     with atomic_file(target) as temporary:
+        for index in range(n_slices):
+            piece = yield
+            sample.add(piece.image)
+            if index in shown:
+                images.append(piece.image)
+        window = sample.window(header.info.modality)
+        row_mm, column_mm = header.info.pixel_spacing_mm or (1.0, 1.0)
+        tiles = [_square(_grey(image, window), row_mm, column_mm) for image in images]
         _montage(tiles).save(temporary, format="PNG")
 
 

@@ -22,7 +22,7 @@ def _write(recon: Reconstruction, folder: Path) -> list[pydicom.Dataset]:
     (series,) = write_outputs(recon, folder, ["dicom"])
     assert series == folder / recon.stem
     files = sorted(series.iterdir())
-    assert [f.name for f in files] == [f"{i + 1:04d}.dcm" for i in range(recon.n_slices)]
+    assert [f.name for f in files] == [f"{i + 1:04d}.dcm" for i in range(len(recon.image))]
     return [pydicom.dcmread(f) for f in files]
 
 
@@ -250,7 +250,7 @@ def test_a_folder_of_others_is_refused(ct, tmp_path):
     foreign.parent.mkdir()
     foreign.write_text("years of work")
     with pytest.raises(OutputError, match=r"thesis\.txt.*-o"):
-        write_dicom(ct, tmp_path / "chest")
+        next(write_dicom(ct.header, tmp_path / "chest"))
     assert foreign.read_text() == "years of work"
 
 

@@ -13,7 +13,11 @@ from pydicom.valuerep import format_number_as_ds
 
 from ldmpir_edge.scans.geometry import VolumeGeometry
 from ldmpir_edge.scans.model import ScanInfo
-from ldmpir_edge.scans.reconstruction import Reconstruction
+from ldmpir_edge.scans.reconstruction import (
+    Provenance,
+    ReconstructedSlice,
+    VolumeHeader,
+)
 from ldmpir_edge.scans.writers.dicom import uids
 from ldmpir_edge.scans.writers.dicom.acquisition import describe_acquisition
 from ldmpir_edge.scans.writers.dicom.codes import code
@@ -55,78 +59,87 @@ _TYPE_2_OF = {
 }
 
 
-def build_image(recon: Reconstruction, index: int, scale: StoredScale) -> Dataset:
-    """Build the data set of slice `index`, with pixel data and file meta information.
+def build_image(
+    header: VolumeHeader,
+    piece: ReconstructedSlice,
+    scale: StoredScale,
+    window: tuple[float, float] | None = None,
+) -> Dataset:
+    """Build the data set of one slice, with pixel data and file meta information.
 
     Parameters
     ----------
-    recon, index
+    header, piece
         The volume and the slice of it.
     scale
         Turns values into stored integers.
+    window
+        (Black, white) values to show it in; None keeps the source's.
 
     Returns
     -------
         A data set that `pydicom.dcmwrite` accepts with `enforce_file_format=True`.
     """
-    info = recon.info
-    geometry = recon.geometry
-    source: Dataset | None = info.source_datasets[index] if info.source_datasets else None
+    info = header.info
+    source: Dataset | None = info.source_datasets[piece.index] if info.source_datasets else None
     ds = Dataset() if source is None else inherit(source)
-    _add_identity(ds, recon, index)
+    _add_identity(ds, info, piece)
     if source is None:
-        _add_origin(ds, recon, index)
-        add_window(ds, recon.image, scale, info.modality)
+        _add_origin(ds, info, piece)
     else:
-        _add_derivation(ds, recon, source)
-    if not _on_grid_of(source, recon) or any(not ds.get(keyword) for keyword in _PLANE):
-        _add_plane(ds, geometry, index)
-    n_clipped = add_pixels(ds, recon.image[index], scale)
-    _add_contribution(ds, recon)
-    ds.ImageComments = _comments(ds, recon, index, scale, n_clipped)
+        _add_derivation(ds, info, piece, source)
+    if window is not None:
+        add_window(ds, window, scale)
+    if not _on_grid_of(source, piece) or any(not ds.get(keyword) for keyword in _PLANE):
+        _add_plane(ds, header.geometry, piece.index)
+    n_clipped = add_pixels(ds, piece.image, scale)
+    _add_contribution(ds, piece.provenance)
+    ds.ImageComments = _comments(ds, header, piece, scale, n_clipped)
     _complete(ds, info)
     ds.file_meta = _file_meta(ds)
     return ds
 
 
-def _add_identity(ds: Dataset, recon: Reconstruction, index: int) -> None:
-    created = recon.provenance.created
-    date, time = created.strftime("%Y%m%d"), created.strftime("%H%M%S")
-    ds.SOPClassUID = MRImageStorage if recon.info.modality == "mr" else CTImageStorage
-    ds.SOPInstanceUID = uids.instance_uid(recon, index)
-    ds.SeriesInstanceUID = uids.series_uid(recon)
-    ds.Modality = recon.info.modality.upper()
+def _add_identity(ds: Dataset, info: ScanInfo, piece: ReconstructedSlice) -> None:
+    made = piece.provenance
+    date, time = made.created.strftime("%Y%m%d"), made.created.strftime("%H%M%S")
+    ds.SOPClassUID = MRImageStorage if info.modality == "mr" else CTImageStorage
+    ds.SOPInstanceUID = uids.instance_uid(made, piece.index)
+    ds.SeriesInstanceUID = uids.series_uid(made)
+    ds.Modality = info.modality.upper()
     ds.InstanceCreationDate, ds.InstanceCreationTime = date, time
     ds.SeriesDate, ds.SeriesTime = date, time
     ds.ContentDate, ds.ContentTime = date, time
     if not ds.get("StudyInstanceUID"):
-        ds.StudyInstanceUID = uids.study_uid(recon)
+        ds.StudyInstanceUID = uids.study_uid(made)
     if not ds.get("FrameOfReferenceUID"):
-        ds.FrameOfReferenceUID = uids.frame_of_reference_uid(recon)
+        ds.FrameOfReferenceUID = uids.frame_of_reference_uid(made)
 
 
-def _add_origin(ds: Dataset, recon: Reconstruction, index: int) -> None:
-    info = recon.info
-    created = recon.provenance.created
+def _add_origin(ds: Dataset, info: ScanInfo, piece: ReconstructedSlice) -> None:
+    made = piece.provenance
     ds.ImageType = ["ORIGINAL", "PRIMARY", _IMAGE_KIND[info.modality]]
-    ds.StudyDate, ds.StudyTime = created.strftime("%Y%m%d"), created.strftime("%H%M%S")
+    ds.StudyDate, ds.StudyTime = made.created.strftime("%Y%m%d"), made.created.strftime("%H%M%S")
     ds.SeriesNumber = 1
-    ds.InstanceNumber = index + 1
+    ds.InstanceNumber = piece.index + 1
     ds.AcquisitionNumber = 1
-    ds.SeriesDescription = _series_description(ascii_text(info.protocol_name or "", 64), recon)
+    ds.SeriesDescription = _series_description(ascii_text(info.protocol_name or "", 64), made)
     ds.BurnedInAnnotation = "NO"
     ds.LossyImageCompression = "00"
     describe_acquisition(ds, info)
 
 
-def _add_derivation(ds: Dataset, recon: Reconstruction, source: Dataset) -> None:
-    kind = list(ds.get("ImageType") or [])[2:] or [_IMAGE_KIND[recon.info.modality]]
+def _add_derivation(
+    ds: Dataset, info: ScanInfo, piece: ReconstructedSlice, source: Dataset
+) -> None:
+    made = piece.provenance
+    kind = list(ds.get("ImageType") or [])[2:] or [_IMAGE_KIND[info.modality]]
     ds.ImageType = ["DERIVED", "PRIMARY", *kind]
     ds.SeriesNumber = (ds.get("SeriesNumber") or 0) + DERIVED_SERIES_OFFSET
-    ds.SeriesDescription = _series_description(ds.get("SeriesDescription"), recon)
-    ds.DerivationDescription = ascii_text(f"{_recipe(recon)} applied to the source image", 1024)
+    ds.SeriesDescription = _series_description(ds.get("SeriesDescription"), made)
+    ds.DerivationDescription = ascii_text(f"{_recipe(made)} applied to the source image", 1024)
     reference = _reference(source)
-    reference.SpatialLocationsPreserved = "YES" if _on_grid_of(source, recon) else "NO"
+    reference.SpatialLocationsPreserved = "YES" if _on_grid_of(source, piece) else "NO"
     reference.PurposeOfReferenceCodeSequence = [
         code("121322", "Source image for image processing operation")
     ]
@@ -135,13 +148,13 @@ def _add_derivation(ds: Dataset, recon: Reconstruction, source: Dataset) -> None
     series.SeriesInstanceUID = source.SeriesInstanceUID
     series.ReferencedInstanceSequence = [_reference(source)]
     ds.ReferencedSeriesSequence = [series]
-    if recon.info.modality == "mr":
+    if info.modality == "mr":
         _add_missing_sequence(ds)
 
 
-def _on_grid_of(source: Dataset | None, recon: Reconstruction) -> bool:
+def _on_grid_of(source: Dataset | None, piece: ReconstructedSlice) -> bool:
     # An enlarged image has smaller pixels, and its first voxel lies elsewhere.
-    return source is not None and recon.image.shape[1:] == (source.Rows, source.Columns)
+    return source is not None and piece.image.shape == (source.Rows, source.Columns)
 
 
 def _add_missing_sequence(ds: Dataset) -> None:
@@ -162,8 +175,7 @@ def _add_plane(ds: Dataset, geometry: VolumeGeometry, index: int) -> None:
         ds.SliceThickness = format_number_as_ds(float(geometry.slice_thickness_mm))
 
 
-def _add_contribution(ds: Dataset, recon: Reconstruction) -> None:
-    made = recon.provenance
+def _add_contribution(ds: Dataset, made: Provenance) -> None:
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = [code("109102", "Processing Equipment")]
     item.Manufacturer = MAKER
@@ -171,23 +183,26 @@ def _add_contribution(ds: Dataset, recon: Reconstruction) -> None:
     item.SoftwareVersions = ascii_text(made.software_version, 64)
     item.ContributionDateTime = made.created.strftime("%Y%m%d%H%M%S")
     item.ContributionDescription = ascii_text(
-        f"{_recipe(recon)}; bundle sha256 {made.bundle_sha256}; seed {made.seed}", 1024
+        f"{_recipe(made)}; bundle sha256 {made.bundle_sha256}; seed {made.seed}", 1024
     )
     ds.ContributingEquipmentSequence = [*ds.get("ContributingEquipmentSequence", []), item]
 
 
 def _comments(
-    ds: Dataset, recon: Reconstruction, index: int, scale: StoredScale, n_clipped: int
+    ds: Dataset,
+    header: VolumeHeader,
+    piece: ReconstructedSlice,
+    scale: StoredScale,
+    n_clipped: int,
 ) -> str:
     remarks = [DISCLAIMER]
-    reason = recon.fallback_reason(index)
-    if reason is not None:
-        remarks.append(f"CLASSICAL IMAGE DELIVERED IN PLACE OF THE MODEL'S: {reason}.")
+    if piece.fallback is not None:
+        remarks.append(f"CLASSICAL IMAGE DELIVERED IN PLACE OF THE MODEL'S: {piece.fallback}.")
     if n_clipped:
         low, high = scale.limits
         remarks.append(f"{n_clipped} pixels clipped to the stored range [{low}, {high}].")
     remarks.append(f"Value = stored x {scale.slope:.10g} + {scale.intercept:g}.")
-    remarks += [f"Note: {note}." for note in recon.all_notes]
+    remarks += [f"Note: {note}." for note in (*header.notes, *piece.notes)]
     ours = ascii_text(" ".join(remarks), 8192)
     inherited = ds.get("ImageComments")
     return f"{ours} Source: {inherited}"[:10240] if inherited else ours
@@ -212,16 +227,15 @@ def _file_meta(ds: Dataset) -> FileMetaDataset:
     return meta
 
 
-def _recipe(recon: Reconstruction) -> str:
-    made = recon.provenance
+def _recipe(made: Provenance) -> str:
     return (
         f"LDM-PIR {made.task} by {MAKER} {made.software_version}, model {made.bundle_name}, "
         f"{made.precision}, {made.n_steps} steps, engine {made.backend}"
     )
 
 
-def _series_description(original: str | None, recon: Reconstruction) -> str:
-    suffix = f"LDM-PIR {recon.provenance.task}"
+def _series_description(original: str | None, made: Provenance) -> str:
+    suffix = f"LDM-PIR {made.task}"
     if not original:
         return suffix
     return f"{original[: 64 - len(suffix) - 1]} {suffix}"

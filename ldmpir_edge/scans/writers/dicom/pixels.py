@@ -16,7 +16,6 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import format_number_as_ds
 
 from ldmpir_edge.physics.problem import Modality
-from ldmpir_edge.scans.display import display_window
 from ldmpir_edge.scans.writers.dicom.codes import code
 
 IntPixels = NDArray[np.int16] | NDArray[np.uint16]
@@ -59,12 +58,11 @@ CT_SCALE = StoredScale(1.0, 0.0, signed=True, stated_as="modality lut", unit="HU
 """One grey level is 1 HU; metal may reach 32,767 HU."""
 
 
-def mr_scale(volume: NDArray[np.float32]) -> StoredScale:
-    """Choose the scale that puts the brightest voxel of `volume` at `MR_PEAK_LEVEL`.
+def mr_scale(peak: float) -> StoredScale:
+    """Choose the scale that puts `peak`, the volume's brightest voxel, at `MR_PEAK_LEVEL`.
 
     One scale serves a whole series, so that its slices can be compared and windowed together.
     """
-    peak = float(volume.max())
     slope = peak / MR_PEAK_LEVEL if peak > 0 else 1.0
     return StoredScale(slope, 0.0, signed=False, stated_as="real-world value")
 
@@ -127,11 +125,9 @@ def add_pixels(ds: Dataset, image: NDArray[np.float32], scale: StoredScale) -> i
     return n_clipped
 
 
-def add_window(
-    ds: Dataset, volume: NDArray[np.float32], scale: StoredScale, modality: Modality
-) -> None:
-    """Add the window of `display_window`, one for the series, in the output of the Modality LUT."""
-    low, high = display_window(volume, modality)
+def add_window(ds: Dataset, window: tuple[float, float], scale: StoredScale) -> None:
+    """Add a (black, white) window of values, in the output of the Modality LUT."""
+    low, high = window
     if scale.stated_as != "modality lut":
         low, high = ((value - scale.intercept) / scale.slope for value in (low, high))
     ds.WindowCenter = format_number_as_ds((low + high) / 2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pydicom.uid import UID, generate_uid
 
-from ldmpir_edge.scans.reconstruction import Reconstruction
+from ldmpir_edge.scans.reconstruction import Provenance
 
 UID_ROOT = "1.2.826.0.1.3680043.8.498."
 """pydicom's public root; 38 digits of a SHA-512 follow it. A vendor puts its own here."""
@@ -18,29 +18,28 @@ IMPLEMENTATION_CLASS_UID = generate_uid(UID_ROOT, ["ldmpir-edge", "implementatio
 IMPLEMENTATION_VERSION_NAME = "LDMPIR_EDGE"
 
 
-def series_uid(recon: Reconstruction) -> UID:
+def series_uid(made: Provenance) -> UID:
     """Name the series of one way of reconstructing one scan."""
-    return _uid("series", recon.provenance.input_sha256, *_settings(recon))
+    return _uid("series", made.input_sha256, *_settings(made))
 
 
-def instance_uid(recon: Reconstruction, index: int) -> UID:
-    """Name slice `index` of `series_uid(recon)`."""
-    return _uid("instance", recon.provenance.input_sha256, *_settings(recon), str(index))
+def instance_uid(made: Provenance, index: int) -> UID:
+    """Name slice `index` of `series_uid(made)`."""
+    return _uid("instance", made.input_sha256, *_settings(made), str(index))
 
 
-def study_uid(recon: Reconstruction) -> UID:
+def study_uid(made: Provenance) -> UID:
     """Name the study of a scan that has none: one for every reconstruction of the same input."""
-    return _uid("study", recon.provenance.input_sha256)
+    return _uid("study", made.input_sha256)
 
 
-def frame_of_reference_uid(recon: Reconstruction) -> UID:
+def frame_of_reference_uid(made: Provenance) -> UID:
     """Name the coordinate system of a scan that has none, shared like its study."""
-    return _uid("frame of reference", recon.provenance.input_sha256)
+    return _uid("frame of reference", made.input_sha256)
 
 
-def _settings(recon: Reconstruction) -> list[str]:
-    p = recon.provenance
-    return [p.bundle_sha256, p.task, p.precision, str(p.n_steps), str(p.seed)]
+def _settings(made: Provenance) -> list[str]:
+    return [made.bundle_sha256, made.task, made.precision, str(made.n_steps), str(made.seed)]
 
 
 def _uid(*entropy: str) -> UID:

@@ -1,0 +1,85 @@
+"""The published methods that ldmpir-edge is measured against, behind one way of calling.
+
+    image = PEERS[task][name](**measurement(scan, task), **tuned(case, name))
+
+`measurement` gives a peer what ours gets and nothing else: the same k-space with the same coil
+maps, the same sinogram, the same noise level. It is not a peer's work and is not to be timed.
+Peers answer on the scale of the ground truth (magnitude, HU) and take their threads from
+`OMP_NUM_THREADS`, set before Python starts, as ours does. One that is not installed raises
+`MissingPeerError` when it is called. The sampler with the network is in `peers.dds`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldmpir_edge.physics.fourier import centred_fft
+from ldmpir_edge.physics.image_problem import estimate_noise_level
+from ldmpir_edge.physics.problem import Task
+from ldmpir_edge.reconstruct.slices import ENLARGEMENT
+from ldmpir_edge.scans.model import ImageScan, KspaceScan, Scan, SinogramScan
+from ldmpir_edge.scans.prepare_mri import prepare_mri
+from peers.ct import cgls, fista_tv, sirt
+from peers.errors import MissingPeerError
+from peers.image import bicubic, biharmonic, bm3d, lanczos, non_local_means
+from peers.mri import bart_l1_wavelet, sigpy_l1_wavelet, sigpy_total_variation
+
+__all__ = ["PEERS", "MissingPeerError", "measurement", "tuned"]
+
+TUNED = Path(__file__).with_name("tuned.json")
+
+Peer = Callable[..., np.ndarray]
+
+PEERS: dict[Task, dict[str, Peer]] = {
+    "mri": {
+        "sigpy L1-wavelet": sigpy_l1_wavelet,
+        "sigpy TV": sigpy_total_variation,
+        "BART pics L1-wavelet": bart_l1_wavelet,
+    },
+    "ct": {"astra SIRT": sirt, "astra CGLS": cgls, "FISTA-TV": fista_tv},
+    "denoise": {"BM3D": bm3d, "non-local means": non_local_means},
+    "inpaint": {"biharmonic": biharmonic},
+    "super-resolve": {"bicubic": bicubic, "Lanczos": lanczos},
+}
+
+
+def measurement(scan: Scan, task: Task) -> dict[str, Any]:
+    """Return the keyword arguments that every peer of `task` takes, for slice 0 of a scan.
+
+    MRI: `kspace` (C, H, W), `csm` of the product's own estimation, `mask`, on the grid and in the
+    unit of the scan (one without a noise scan: nothing is whitened). CT: `sinogram`, `geometry`,
+    `image_shape`, `pixel_spacing_mm`, `mu_water_per_mm`. Images: `image`, and the `noise_level`
+    that the product estimates, or the `factor` of enlargement.
+    """
+    if isinstance(scan, KspaceScan):
+        made = prepare_mri(scan.kspace(0), scan.mask, scan.noise_samples, scan.recon_matrix)
+        kspace = centred_fft(made.data, (1,)) if made.is_hybrid else made.data
+        return {"kspace": kspace.astype(np.complex64), "csm": made.csm, "mask": made.mask}
+    if isinstance(scan, SinogramScan):
+        return {
+            "sinogram": scan.sinogram(0),
+            "geometry": scan.geometry,
+            "image_shape": scan.recon_matrix,
+            "pixel_spacing_mm": scan.pixel_spacing_mm,
+            "mu_water_per_mm": scan.mu_water_per_mm,
+        }
+    assert isinstance(scan, ImageScan)  # noqa: S101 - there is no fourth kind of scan
+    image = scan.image(0, missing=task == "inpaint")
+    if task == "denoise":
+        return {"image": image, "noise_level": estimate_noise_level(image)}
+    return {"image": image, "factor": ENLARGEMENT} if task == "super-resolve" else {"image": image}
+
+
+def tuned(case: str, name: str) -> dict[str, Any]:
+    """Return the parameters that `tune_peers.py` chose for a peer in a case of `quality.py`.
+
+    Empty for a peer that has nothing to tune.
+    """
+    cases = json.loads(TUNED.read_text())["cases"]
+    chosen: dict[str, Any] = cases.get(case, {}).get(name, {}).get("chosen", {})
+    return chosen

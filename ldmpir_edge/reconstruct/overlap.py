@@ -1,0 +1,53 @@
+"""Run the engine while another thread reads and prepares the next item and finishes the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from threadpoolctl import threadpool_limits
+
+Prepared = TypeVar("Prepared")
+Ran = TypeVar("Ran")
+Finished = TypeVar("Finished")
+
+
+def overlap(
+    n_items: int,
+    prepare: Callable[[int], Prepared],
+    run: Callable[[int, Prepared], Ran],
+    finish: Callable[[int, Prepared, Ran], Finished],
+) -> Iterator[Finished]:
+    """Yield `finish(i, p, run(i, p))` with `p = prepare(i)` for i = 0, 1, … in order.
+
+    `run` is called in the caller's thread; `prepare` and `finish` in one thread beside it, which
+    works at most one item ahead and one behind, so that three items are held at a time. Closing
+    the generator, or an error, waits for what that thread is doing and ends it.
+
+    The matrix products of NumPy and SciPy are kept to one thread meanwhile, in the whole process:
+    their spinning threads and the engine's otherwise take the cores from each other.
+
+    Raises
+    ------
+    Exception
+        Whatever `prepare`, `run` or `finish` raised, of the first item that failed. The finished
+        items before the last two may have been yielded.
+    """
+    pool = ThreadPoolExecutor(1, thread_name_prefix="ldmpir-beside-engine")
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            ahead = pool.submit(prepare, 0)
+            behind: Future[Finished] | None = None
+            for index in range(n_items):
+                prepared = ahead.result()
+                if index + 1 < n_items:
+                    ahead = pool.submit(prepare, index + 1)
+                ran = run(index, prepared)
+                done, behind = behind, pool.submit(finish, index, prepared, ran)
+                if done is not None:
+                    yield done.result()
+            if behind is not None:
+                yield behind.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

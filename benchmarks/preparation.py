@@ -1,15 +1,16 @@
 """Time the preparation of one multi-coil slice by stage, and its coil maps against sigpy's.
 
-    python benchmarks/preparation.py [--size 320] [--coils 15] [--repeats 30] [--slices 4] [--json]
+    python benchmarks/preparation.py [--size 320] [--coils 15] [--repeats 30] [--slices 10] [--json]
 
 From the file to the engine's inputs: reading (uncompressed, in the page cache), mask, whitening,
-compression, coil maps, CG-SENSE. Medians of wall clock and of processor time, once with one thread
-for BLAS and FFT, as `ldmpir-edge run` prepares beside the engine, and once with --threads. Stages
-are timed from outside, at the functions' names, and hold what the functions they call do not.
+compression, coil maps, CG-SENSE. Medians of wall clock and of processor time: with one thread for
+BLAS and FFT, which is what `ldmpir-edge run` prepares with beside the engine, and with --threads.
+Stages are timed from outside, at the functions' names, less what they call of other stages.
 
-Coil maps: `estimate_coil_maps` and `sigpy.mri.app.EspiritCalib` (its defaults, and without its
-crop) on the same calibration data; then the whole preparation with the maps of each, on simulated
-scans of held-out slices: PSNR of CG-SENSE and, unless --bundle is "none", of the reconstruction.
+Coil maps: `estimate_coil_maps` and `sigpy.mri.app.EspiritCalib` on the same calibration data; then
+the whole preparation with the maps of each, on simulated scans of held-out slices: PSNR of CG-SENSE
+and, unless --bundle is "none", of the reconstruction. The phase of coil maps is free, and the
+network gives other images for other phases: sigpy's maps are given the phase of ours.
 Data as in benchmarks/quality.py: ../shared/data/mri/test where it is, else the head phantom.
 """
 
@@ -21,6 +22,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -39,10 +41,13 @@ from quality import DATA, MemoryKspace, images, mri
 from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
+from ldmpir_edge.bundle import open_bundle
 from ldmpir_edge.physics import mri_problem
+from ldmpir_edge.physics.engine_input import engine_arrays
 from ldmpir_edge.physics.mri_problem import build_mri_problem
-from ldmpir_edge.reconstruct.slices import PreparedSlice, prepare_slice
+from ldmpir_edge.reconstruct.slices import prepare_slice
 from ldmpir_edge.report.metrics import score
+from ldmpir_edge.runtimes import load_engine
 from ldmpir_edge.scans import prepare_mri as preparation
 from ldmpir_edge.scans.coil_maps import estimate_coil_maps
 from ldmpir_edge.scans.detect import open_scan
@@ -57,7 +62,9 @@ STAGES: dict[str, tuple[ModuleType, tuple[str, ...]]] = {
 }
 ACCELERATION = 4
 NOISE = 0.01
+WARM_UP = 3
 SIGPY_REPEATS = 3
+OLD_OPENBLAS_SETTINGS = {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"}
 
 Times = dict[str, tuple[float, float]]
 
@@ -72,6 +79,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Put what is spent inside down to `name`."""
         self._credit()
         self._running.append(name)
         yield
@@ -79,6 +87,8 @@ class Stopwatch:
         self._running.pop()
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Make every call of `function` part of a stage."""
+
         def call(*args: Any, **kwargs: Any) -> Any:
             with self.stage(name):
                 return function(*args, **kwargs)
@@ -93,7 +103,7 @@ class Stopwatch:
 
 
 def simulate(size: int, n_coils: int) -> tuple[MemoryKspace, np.ndarray]:
-    """A slice of `size` x `size` from the first test image, and a noise scan to go with it."""
+    """Scan the first test image at `size` x `size`; a noise scan goes with it."""
     image = next(iter(images("mr", 1)))
     rng = np.random.default_rng(0)
     resized = ndimage.zoom(image, size / image.shape[0], order=1, grid_mode=True, mode="nearest")
@@ -102,22 +112,15 @@ def simulate(size: int, n_coils: int) -> tuple[MemoryKspace, np.ndarray]:
     return scan, (NOISE * noise).astype(np.complex64)
 
 
-def write_scan(folder: Path, scan: MemoryKspace, compression: str | None = None) -> Path:
-    """Write a fastMRI file of one slice, a chunk a coil if compressed."""
-    path = folder / f"{compression}.h5"
-    options = {"chunks": (1, 1, *scan.samples.shape[1:]), "compression_opts": 1, "shuffle": True}
+def write_scan(path: Path, scan: MemoryKspace, **compression: Any) -> Path:
     with h5py.File(path, "w") as file:
-        file.create_dataset(
-            "kspace",
-            data=scan.samples[None],
-            compression=compression,
-            **(options if compression else {}),
-        )
+        file.create_dataset("kspace", data=scan.samples[None], **compression)
         file["mask"] = scan.mask
     return path
 
 
-def prepare_once(path: Path, noise: np.ndarray) -> Stopwatch:
+def prepare_once(path: Path, noise: np.ndarray) -> dict[str, np.ndarray]:
+    """Give the (wall, processor) seconds of each stage."""
     watch = Stopwatch()
     with contextlib.ExitStack() as stack:
         scan = stack.enter_context(open_scan(path))
@@ -129,7 +132,7 @@ def prepare_once(path: Path, noise: np.ndarray) -> Stopwatch:
             kspace = scan.kspace(0)
         with watch.stage("gathering, scattering, scale"):
             measured = preparation.prepare_mri(kspace, scan.mask, noise, scan.recon_matrix)
-        with watch.stage("normal equations and tables"):
+        with watch.stage("normal equations, tables"):
             build_mri_problem(
                 measured.data,
                 measured.csm,
@@ -137,15 +140,13 @@ def prepare_once(path: Path, noise: np.ndarray) -> Stopwatch:
                 measured.noise_level,
                 hybrid=measured.is_hybrid,
             )
-    return watch
+    return watch.spent
 
 
 def time_stages(path: Path, noise: np.ndarray, repeats: int, n_threads: int) -> Times:
-    """Median (wall, processor) seconds of each stage and of all together."""
+    """Give the median (wall, processor) seconds of each stage and of all together."""
     with threadpool_limits(n_threads, user_api="blas"), scipy.fft.set_workers(n_threads):
-        for _ in range(3):
-            prepare_once(path, noise)
-        runs = [prepare_once(path, noise).spent for _ in range(repeats)]
+        runs = [prepare_once(path, noise) for _ in range(WARM_UP + repeats)][WARM_UP:]
     rows = {name: [run[name] for run in runs] for name in runs[0]}
     rows["in all"] = [sum(run.values()) for run in runs]
     return {
@@ -154,85 +155,69 @@ def time_stages(path: Path, noise: np.ndarray, repeats: int, n_threads: int) -> 
     }
 
 
-def time_reading(path: Path, repeats: int) -> float:
+def median_seconds(repeats: int, call: Callable[[], Any]) -> float:
     times = []
-    with open_scan(path) as scan:
-        for _ in range(repeats):
-            started = time.perf_counter()
-            scan.kspace(0)
-            times.append(time.perf_counter() - started)
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
     return statistics.median(times)
 
 
-def sigpy_maps(block: np.ndarray, shape: tuple[int, int], **options: float) -> np.ndarray:
-    """Sigpy's ESPIRiT on the calibration block that `estimate_coil_maps` is given."""
+def time_reading(path: Path, repeats: int) -> float:
+    with open_scan(path) as scan:
+        return median_seconds(repeats, lambda: scan.kspace(0))
+
+
+def sigpy_maps(block: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Estimate maps from the block that `estimate_coil_maps` is given, with sigpy's defaults."""
     from sigpy.mri.app import EspiritCalib
     from sigpy.util import resize
 
     width = min(24, *block.shape[1:])
     kspace = resize(block, (len(block), *shape))
-    return EspiritCalib(kspace, calib_width=width, show_pbar=False, **options).run()
+    return EspiritCalib(kspace, calib_width=width, show_pbar=False).run()
 
 
-def sigpy_maps_uncropped(block: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    return sigpy_maps(block, shape, crop=0)
-
-
-METHODS = {
-    "ours": estimate_coil_maps,
-    "sigpy": sigpy_maps,
-    "sigpy, crop=0": sigpy_maps_uncropped,
-}
-
-
-def prepare_with(method: Callable[..., np.ndarray], scan: MemoryKspace) -> PreparedSlice:
-    with mock.patch.object(preparation, "estimate_coil_maps", method):
-        return prepare_slice(scan, 0, "mri")
+def sigpy_maps_in_our_phase(block: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    theirs, ours = sigpy_maps(block, shape), estimate_coil_maps(block, shape)
+    turn = np.exp(1j * np.angle(np.sum(theirs.conj() * ours, axis=0)))
+    return (theirs * turn).astype(np.complex64)
 
 
 def time_maps(scan: MemoryKspace, repeats: int, n_threads: int) -> dict[str, float]:
-    """Median wall seconds of each method on the calibration block of one scan."""
-    with mock.patch.object(
-        preparation, "estimate_coil_maps", side_effect=estimate_coil_maps
-    ) as spy:
+    """Give the median wall seconds of each method on the calibration block of one scan."""
+    with mock.patch.object(preparation, "estimate_coil_maps", wraps=estimate_coil_maps) as spy:
         prepare_slice(scan, 0, "mri")
-    (block, shape), _ = spy.call_args
-    result = {}
-    with threadpool_limits(n_threads, user_api="blas"), scipy.fft.set_workers(n_threads):
-        for name, n in (("ours", repeats), ("sigpy", SIGPY_REPEATS)):
-            METHODS[name](block, shape)
-            times = []
-            for _ in range(n):
-                started = time.perf_counter()
-                METHODS[name](block, shape)
-                times.append(time.perf_counter() - started)
-            result[name] = statistics.median(times)
-    return result
+    block, shape = spy.call_args.args
+    with threadpool_limits(n_threads, user_api="blas"):
+        estimate_coil_maps(block, shape)
+        return {
+            "ours": median_seconds(repeats, lambda: estimate_coil_maps(block, shape)),
+            "sigpy": median_seconds(SIGPY_REPEATS, lambda: sigpy_maps(block, shape)),
+        }
 
 
 def compare_quality(
     n_coils: int, n_slices: int, bundle: str, n_steps: int
 ) -> dict[str, dict[str, float]]:
-    """Mean PSNR in dB of each method's images, over simulated scans of test slices."""
+    """Give the mean PSNR in dB with the maps of each method, over scans of test slices."""
+    methods = {"ours": estimate_coil_maps, "sigpy": sigpy_maps_in_our_phase}
     rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     engine: Any = None
+    if bundle != "none":
+        variant = open_bundle(bundle).extract("cartesian1d", n_steps, "fp32")
+        engine = load_engine(variant, "onnxruntime", os.cpu_count())
     for k, image in enumerate(images("mr", n_slices)):
         rng = np.random.default_rng([1, k])
         scan, _, reference = mri(n_coils, ACCELERATION, "equispaced")(image, "mr", rng)
-        for name, method in METHODS.items():
-            prepared = prepare_with(method, scan)
-            problem = prepared.problem
-            shown = {"CG-SENSE": problem.x1}
-            if bundle != "none":
-                from ldmpir_edge.bundle import open_bundle
-                from ldmpir_edge.physics.engine_input import engine_arrays
-                from ldmpir_edge.runtimes import load_engine
-
-                if engine is None:
-                    variant = open_bundle(bundle).extract(problem.family, n_steps, "fp32")
-                    engine = load_engine(variant, "onnxruntime", os.cpu_count())
-                output = engine.run(engine_arrays(problem, n_steps))["image"][0]
-                shown[f"reconstruction, {n_steps} steps"] = output
+        for name, method in methods.items():
+            with mock.patch.object(preparation, "estimate_coil_maps", method):
+                prepared = prepare_slice(scan, 0, "mri")
+            shown = {"CG-SENSE": prepared.problem.x1}
+            if engine:
+                output = engine.run(engine_arrays(prepared.problem, n_steps))
+                shown[f"{n_steps} steps"] = output["image"][0]
             for what, planes in shown.items():
                 rows[name][what].append(score(prepared.to_scan(planes), reference, "mr").psnr)
     return {
@@ -241,32 +226,54 @@ def compare_quality(
     }
 
 
+def as_text(document: dict[str, Any]) -> str:
+    settings, maps = document["settings"], document["maps_s"]
+    versions = ", ".join(f"{name} {number}" for name, number in document["versions"].items())
+    size, n_threads = settings["size"], settings["threads"]
+    lines = [
+        f"{size} x {size}, {settings['coils']} coils, R = {ACCELERATION}, median of "
+        f"{settings['repeats']}; {document['data']}; {document['machine']}; {versions}"
+    ]
+    for n, times in document["stages_wall_and_cpu_s"].items():
+        lines.append(f"{f'threads: {n}':28s}  wall ms  cpu ms")
+        lines += [f"  {name:28s} {1e3 * w:6.1f}  {1e3 * c:6.1f}" for name, (w, c) in times.items()]
+    lines += [
+        f"reading with gzip-compressed chunks: {1e3 * document['reading_gzip_s']:.1f} ms",
+        f"coil maps alone, threads: {n_threads}: ours {1e3 * maps['ours']:.1f} ms, sigpy "
+        f"{1e3 * maps['sigpy']:.0f} ms (median of {SIGPY_REPEATS}): {document['maps_ratio']} x",
+    ]
+    for name, row in document["maps_psnr_db"].items():
+        cells = "   ".join(f"{what} {psnr:.2f} dB" for what, psnr in row.items())
+        lines.append(f"maps of {name:6s} {cells}   (mean of {settings['slices']} slices)")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--coils", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--slices", type=int, default=4, help="for the quality of the maps")
+    parser.add_argument("--slices", type=int, default=10, help="for the quality of the maps")
     parser.add_argument("--bundle", default="ldmpir-2m", help='"none": CG-SENSE alone')
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     args = parser.parse_args()
-    # Old OpenBLAS settings of the workplace slow a current numpy.
-    foreign = {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"}
-    if foreign & os.environ.keys():
-        environment = {k: v for k, v in os.environ.items() if k not in foreign}
-        os.execve(sys.executable, [sys.executable, *sys.argv], environment)  # noqa: S606
-
+    if OLD_OPENBLAS_SETTINGS & os.environ.keys():
+        # They slow a current numpy, and are read when it is imported.
+        environment = {k: v for k, v in os.environ.items() if k not in OLD_OPENBLAS_SETTINGS}
+        done = subprocess.run([sys.executable, *sys.argv], env=environment, check=False)
+        sys.exit(done.returncode)
     scan, noise = simulate(args.size, args.coils)
-    stages: dict[int, Times] = {}
     with tempfile.TemporaryDirectory() as folder:
-        plain, packed = write_scan(Path(folder), scan), write_scan(Path(folder), scan, "gzip")
+        plain = write_scan(Path(folder) / "plain.h5", scan)
+        by_coil = {"chunks": (1, 1, *scan.samples.shape[1:]), "shuffle": True}
+        packed = write_scan(
+            Path(folder) / "packed.h5", scan, compression="gzip", compression_opts=1, **by_coil
+        )
+        stages = {n: time_stages(plain, noise, args.repeats, n) for n in sorted({1, args.threads})}
         unpacking = time_reading(packed, args.repeats)
-        for n_threads in sorted({1, args.threads}):
-            stages[n_threads] = time_stages(plain, noise, args.repeats, n_threads)
     maps = time_maps(scan, args.repeats, args.threads)
-    quality = compare_quality(args.coils, args.slices, args.bundle, args.steps)
     document = {
         "settings": vars(args),
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
@@ -275,31 +282,10 @@ def main() -> None:
         "stages_wall_and_cpu_s": stages,
         "reading_gzip_s": unpacking,
         "maps_s": maps,
-        "maps_psnr_db": quality,
+        "maps_ratio": round(maps["sigpy"] / maps["ours"]),
+        "maps_psnr_db": compare_quality(args.coils, args.slices, args.bundle, args.steps),
     }
     print(json.dumps(document, indent=1) if args.json else as_text(document))
-
-
-def as_text(document: dict[str, Any]) -> str:
-    settings, maps = document["settings"], document["maps_s"]
-    versions = ", ".join(f"{name} {number}" for name, number in document["versions"].items())
-    lines = [
-        f"{settings['size']}x{settings['size']}, {settings['coils']} coils, R={ACCELERATION}, "
-        f"median of {settings['repeats']}; {document['data']}; {document['machine']}; {versions}"
-    ]
-    for n_threads, times in document["stages_wall_and_cpu_s"].items():
-        lines.append(f"{n_threads} thread(s)                 wall ms   cpu ms")
-        lines += [f"  {name:28s} {1e3 * w:7.1f}  {1e3 * c:7.1f}" for name, (w, c) in times.items()]
-    lines += [
-        f"reading, gzip-compressed chunks: {1e3 * document['reading_gzip_s']:.1f} ms",
-        f"coil maps, {settings['threads']} thread(s): ours {1e3 * maps['ours']:.1f} ms, sigpy "
-        f"{1e3 * maps['sigpy']:.0f} ms (median of {SIGPY_REPEATS}), "
-        f"{maps['sigpy'] / maps['ours']:.0f} x",
-    ]
-    for name, row in document["maps_psnr_db"].items():
-        cells = "   ".join(f"{what} {psnr:.2f} dB" for what, psnr in row.items())
-        lines.append(f"maps of {name:14s} {cells}   ({settings['slices']} slices)")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

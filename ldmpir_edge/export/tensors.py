@@ -5,7 +5,6 @@ from __future__ import annotations
 from ldmpir_edge.bundle.schema import TensorSpec
 from ldmpir_edge.physics.normal import TABLES
 from ldmpir_edge.physics.problem import Family
-from ldmpir_edge.physics.strips import FINE, N_SLOPES, REACH, STRIP
 
 # Values of a scaled image stay near [0, 1]; ten is the head-room that the gate tries.
 IMAGE_RANGE = (-10.0, 10.0)
@@ -41,19 +40,11 @@ _TABLES: dict[Family, tuple[TensorSpec, ...]] = {
         TensorSpec(name="dft_w", dtype="float32", shape=("W", "W+1", 2), range=(-1.0, 1.0)),
     ),
     "rays": (
-        TensorSpec(
-            name="shear",
-            dtype="float32",
-            shape=(N_SLOPES, FINE, 2 * REACH + 1, STRIP),
-            range=(-1.0, 1.0),
-        ),
-        TensorSpec(name="forward_index", dtype="int32", shape=(f"H/{STRIP}", "R")),
-        TensorSpec(
-            name="forward_fraction", dtype="float32", shape=(f"H/{STRIP}", "R"), range=(0.0, 1.0)
-        ),
-        TensorSpec(name="ray_weight", dtype="float32", shape=("R", 2)),
-        TensorSpec(name="adjoint_index", dtype="int32", shape=("K", "C")),
-        TensorSpec(name="adjoint_fraction", dtype="float32", shape=("K", "C"), range=(0.0, 1.0)),
+        TensorSpec(name="forward_index", dtype="int32", shape=("R", "N")),
+        TensorSpec(name="forward_fraction", dtype="float32", shape=("R", "N"), range=(0.0, 1.0)),
+        TensorSpec(name="forward_weight", dtype="float32", shape=("R",)),
+        TensorSpec(name="adjoint_index", dtype="int32", shape=("P", "K")),
+        TensorSpec(name="adjoint_weight", dtype="float32", shape=("P", "K")),
         TensorSpec(name="filter", dtype="float32", shape=("D", "D")),
     ),
 }

@@ -9,14 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldmpir_edge.errors import ScanDataError, ShapeError
-from ldmpir_edge.physics import strips
 from ldmpir_edge.physics.fbp import (
-    back_project,
     convolve_detectors,
     fbp,
-    filter_views,
     hann_ramp_kernel,
-    ramp_kernel,
     redundancy_weights,
     view_weights,
 )
@@ -91,17 +87,20 @@ def build_ct_problem(
     y = line_integrals / np.float32(2 * mu_water_per_mm)
     weighted = model.row_scale * y
     filtered = convolve_detectors(weighted, model.taps)
-    grid = (geometry, model.shape, pixel_spacing_mm)
     if model.family == "toeplitz":
         # Smooth interpolation: Joseph's own adjoint, at a pitch near the pixel's, leaves moiré
         # that a convolution cannot explain.
-        both = np.stack([model.row_scale * filtered, filter_views(y, geometry, ramp_kernel)])
-        b, x1 = back_project(both, *grid, center_mm=model.center_mm)
-        b = b * np.float32(adjoint_scale(geometry, pixel_spacing_mm) / model.norm)
+        b = fbp(
+            y,
+            geometry,
+            model.op.domain_shape,
+            pixel_spacing_mm,
+            center_mm=model.op.center_mm,
+            kernel=hann_ramp_kernel,
+        ) * np.float32(adjoint_scale(geometry, pixel_spacing_mm) / model.norm)
     else:
-        flat = (filtered / np.float32(np.sqrt(model.norm))).reshape(1, -1)
-        b = strips.back_project(flat, model.tables, model.shape[0])[0]
-        x1 = fbp(y, *grid, center_mm=model.center_mm)
+        b = model.op.adjoint(model.row_scale * filtered) / np.float32(model.norm)
+    x1 = fbp(y, geometry, model.op.domain_shape, pixel_spacing_mm, center_mm=model.op.center_mm)
     variance = line_integral_variance(line_integrals, photons) * model.row_scale**2
     gain = model.taps[0] / (model.norm * (2 * mu_water_per_mm) ** 2)
     energy = np.vdot(weighted.astype(np.float64), filtered.astype(np.float64)) / model.norm
@@ -148,8 +147,7 @@ class _Model:
     """What depends on the scan's geometry alone; `norm` is λ, the scale of AᵀF A, in mm."""
 
     family: Family
-    shape: tuple[int, int]
-    center_mm: tuple[float, float]
+    op: RadonOp
     crop: tuple[int, int, int, int]
     row_scale: NDArray[np.float32]
     taps: NDArray[np.float64]
@@ -172,24 +170,23 @@ def _prepare(
         ((columns - width) / 2 - left) * pixel_spacing_mm,
         (top - (rows - height) / 2) * pixel_spacing_mm,
     )
-    shape = (rows, columns)
+    op = RadonOp(geometry, (rows, columns), pixel_spacing_mm, center_mm=center_mm)
     taps = hann_ramp_kernel(geometry.n_detectors, geometry.iso_spacing_mm)
     crop = (top, left, height, width)
     if not geometry.is_fan:
         row_scale = np.sqrt(view_weights(geometry.angles_rad, np.pi))[:, None].astype(np.float32)
-        toeplitz = toeplitz_tables(geometry, shape, pixel_spacing_mm)
+        toeplitz = toeplitz_tables(geometry, (rows, columns), pixel_spacing_mm)
         tables: dict[str, NDArray[np.generic]] = {
             "kernel": toeplitz.kernel,
             "dft_h": toeplitz.dft_h,
             "dft_w": toeplitz.dft_w,
         }
         norm = toeplitz.norm * adjoint_scale(geometry, pixel_spacing_mm)
-        return _Model("toeplitz", shape, center_mm, crop, row_scale, taps, norm, tables)
+        return _Model("toeplitz", op, crop, row_scale, taps, norm, tables)
     weights = view_weights(geometry.angles_rad, 2 * np.pi)[:, None] * redundancy_weights(geometry)
     row_scale = np.sqrt(weights * np.cos(geometry.fan_angles_rad)).astype(np.float32)
-    op = RadonOp(geometry, shape, pixel_spacing_mm, center_mm=center_mm)
     rays, norm = ray_tables(op, row_scale, taps)
-    return _Model("rays", shape, center_mm, crop, row_scale, taps, norm, rays)
+    return _Model("rays", op, crop, row_scale, taps, norm, rays)
 
 
 def _needs_rebinning(geometry: RadonGeometry, image_shape: tuple[int, int]) -> bool:

@@ -160,44 +160,28 @@ def fbp(
     expected = (geometry.n_views, geometry.n_detectors)
     if sinogram.shape != expected:
         raise ShapeError(f"sinogram has shape {sinogram.shape}; the geometry says {expected}")
-    filtered = filter_views(sinogram, geometry, kernel)
-    return back_project(filtered, geometry, image_shape, pixel_spacing_mm, center_mm=center_mm)
-
-
-def back_project(
-    filtered: Floats,
-    geometry: RadonGeometry,
-    image_shape: tuple[int, int],
-    pixel_spacing_mm: float,
-    *,
-    center_mm: tuple[float, float] = (0.0, 0.0),
-) -> Floats:
-    """Sum what every pixel reads in filtered views `(..., views, detectors)`; `fbp`'s second half.
-
-    Linear interpolation between detectors, zero beyond the last; fans are weighted by their
-    magnification squared. Sinograms on the leading axes share the work of finding the detectors.
-    """
+    filtered = _filter_views(sinogram, geometry, kernel)
     centres = pixel_centres(image_shape, pixel_spacing_mm, center_mm)
-    x, y = (axis.astype(filtered.dtype) for axis in centres)
-    image = np.zeros((*filtered.shape[:-2], *image_shape), filtered.dtype)
-    # Beyond the last detector the filtered view is taken as zero.
-    padded = np.pad(filtered, [(0, 0)] * (filtered.ndim - 1) + [(1, 1)])
-    slope = np.diff(padded)
+    x, y = (axis.astype(sinogram.dtype) for axis in centres)
+    image = np.zeros(image_shape, sinogram.dtype)
+    n_detectors = geometry.n_detectors
     for view in range(geometry.n_views):
         index, magnification = geometry.detector_index(view, x, y)
-        index = np.clip(index + 1, 0, geometry.n_detectors + 1 - 1e-3)
+        # Beyond the last detector the filtered view is taken as zero.
+        padded = np.pad(filtered[view], 1)
+        index = np.clip(index + 1, 0, n_detectors + 1 - 1e-3)
         left = index.astype(np.intp)
-        values = padded[..., view, left] + (index - left) * slope[..., view, left]
+        values = padded[left] + (index - left) * np.diff(padded)[left]
         image += values if magnification is None else values * magnification**2
     return image
 
 
-def filter_views(
+def _filter_views(
     sinogram: Floats,
     geometry: RadonGeometry,
     kernel: Callable[[int, float], NDArray[np.float64]],
 ) -> Floats:
-    """Weight and filter the views, quadrature over the angles included; `fbp`'s first half."""
+    """Weight and filter the views, quadrature over the angles included."""
     taps = kernel(geometry.n_detectors, geometry.iso_spacing_mm)
     if not geometry.is_fan:
         weights = view_weights(geometry.angles_rad, np.pi)[:, None]

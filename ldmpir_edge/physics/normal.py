@@ -14,7 +14,6 @@ from array_api_compat import array_namespace
 
 from ldmpir_edge.physics.linear_op import Array
 from ldmpir_edge.physics.problem import Family
-from ldmpir_edge.physics.strips import back_project, project
 
 Tables = Mapping[str, Array]
 
@@ -90,17 +89,30 @@ def gram_toeplitz(x: Array, tables: Tables) -> Array:
 
 
 def gram_rays(x: Array, tables: Tables) -> Array:
-    """Apply AᵀF A in two stages, strips and rays, to the real plane of square images.
+    """Apply AᵀF A by Gather alone, to the real plane of square images.
 
     The imaginary plane comes back as zero, as in `gram_toeplitz`.
 
     Tables: see `ldmpir_edge.physics.rays.ray_tables`, which makes them.
     """
     xp = array_namespace(x)
+    # A product with zero in place of zeros_like, and indexing in place of take and reshape: each
+    # of those traces as a dozen shape operations, in every application of the operator.
+    image = x[:, 0]
+    edge = image[..., :1] * 0
+    rows = xp.concat([edge, image, edge], axis=-1)
+    columns = xp.concat([edge, xp.matrix_transpose(image), edge], axis=-1)
+    flat = xp.reshape(xp.concat([rows, columns], axis=-2), (x.shape[0], -1))
+    index, fraction = tables["forward_index"], tables["forward_fraction"]
+    near, far = flat[:, index], flat[:, index + 1]
+    sinogram = xp.sum(near + fraction * (far - near), axis=-1) * tables["forward_weight"]
     kernel = tables["filter"]
-    views = xp.reshape(project(x[:, 0], tables), (x.shape[0], -1, kernel.shape[0]))
+    views = xp.reshape(sinogram, (x.shape[0], -1, kernel.shape[0]))
     filtered = xp.reshape(views @ kernel, (x.shape[0], -1))
-    return _with_zero_imaginary(back_project(filtered, tables, x.shape[-1])[:, None])
+    padded = xp.concat([filtered, filtered[..., :1] * 0], axis=-1)
+    gathered = padded[:, tables["adjoint_index"]]
+    pixels = xp.sum(gathered * tables["adjoint_weight"], axis=-1)
+    return _with_zero_imaginary(xp.reshape(pixels, (x.shape[0], 1, x.shape[2], x.shape[3])))
 
 
 def _with_zero_imaginary(real: Array) -> Array:
@@ -133,12 +145,11 @@ TABLES: dict[Family, tuple[str, ...]] = {
     "pointwise": ("mask",),
     "toeplitz": ("kernel", "dft_h", "dft_w"),
     "rays": (
-        "shear",
         "forward_index",
         "forward_fraction",
-        "ray_weight",
+        "forward_weight",
         "adjoint_index",
-        "adjoint_fraction",
+        "adjoint_weight",
         "filter",
     ),
 }

@@ -1,27 +1,15 @@
-"""Index tables that let an engine project and back-project fan beams by Gather alone."""
+"""Index tables that let an engine project and back-project by Gather alone."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldmpir_edge.physics.fbp import convolve_detectors
-from ldmpir_edge.physics.lanczos import largest_eigenvalue
-from ldmpir_edge.physics.radon import RadonOp
-from ldmpir_edge.physics.strips import (
-    FINE,
-    MARGIN,
-    N_SLOPES,
-    STRIP,
-    back_project,
-    line_length,
-    project,
-    shear_kernel,
-)
+from ldmpir_edge.physics.power_iteration import largest_eigenvalue
+from ldmpir_edge.physics.radon import BLOCK_SIZE, RadonOp
 
-N_LANCZOS_ITERATIONS = 6
+N_POWER_ITERATIONS = 12
 
 
 def ray_tables(
@@ -29,24 +17,24 @@ def ray_tables(
 ) -> tuple[dict[str, NDArray[np.generic]], float]:
     """Tabulate x → Aᵀ r F r A x / λ for `gram_rays`.
 
-    A is the two-stage projector of `ldmpir_edge.physics.strips` for the rays of `op`, on square
-    images of N pixels, a multiple of `STRIP`. With R = views · detectors rays in sinogram order
-    and C = 2 N / STRIP · (N_SLOPES − 1) · `line_length(N)` cells between two slopes and two places:
+    With N = max(H, W), R = views · detectors rays in sinogram order, P = H · W:
 
-    - `shear` `(N_SLOPES, FINE, 2 REACH + 1, STRIP)` float32, the weights of the strip sums;
-    - `forward_index` `(N / STRIP, R)` int32, the cell that a ray crosses in each strip, and
-      `forward_fraction`, float32 of the same shape, where between the cell's two places;
-    - `ray_weight` `(R, 2)` float32, the ray's weight for each of its two slopes;
-    - `adjoint_index` `(K, C)` int32, the rays that cross each cell, and `adjoint_fraction`,
-      float32 of the same shape; unused entries hold R, a ray of zero, and 0;
-    - `filter` `(D, D)` float32, symmetric Toeplitz.
+    - The image is zero-padded below and to the right to N × N; a zero goes before and behind
+      each row: `(N, N + 2)`. The same of the transposed image follows. Flattened, that is v,
+      of length 2 N (N + 2).
+    - forward: sinogram = forward_weight · Σ_N (v[i] + f (v[i + 1] − v[i])) with
+      i = `forward_index` `(R, N)` int32 and f = `forward_fraction` `(R, N)` float32.
+    - filter: sinogram `(views, D)` times `filter` `(D, D)`, symmetric Toeplitz.
+    - adjoint: pixel = Σ_K adjoint_weight · s[adjoint_index], s the flattened sinogram with one
+      zero behind; `adjoint_index` `(P, K)` int32, `adjoint_weight` `(P, K)` float32, unused
+      entries pointing at that zero with weight 0.
 
-    `ray_weight` carries r/√λ; λ is the largest eigenvalue, so the tabulated operator's is 1.
+    Both weights carry r/√λ; λ is the largest eigenvalue, so the tabulated operator's is 1.
 
     Parameters
     ----------
     op
-        The rays and the grid.
+        The projector.
     row_scale
         `(views, detectors)`, r: the square root of the quadrature weights.
     taps
@@ -56,69 +44,72 @@ def ray_tables(
     -------
         The tables and λ in mm.
     """
-    size = op.domain_shape[0]
     n_detectors = op.range_shape[1]
     lag = np.abs(np.arange(n_detectors)[:, None] - np.arange(n_detectors)[None, :])
-    tables: dict[str, NDArray[Any]] = {
-        "shear": shear_kernel(),
-        **_crossings(op, row_scale),
-        "filter": taps[lag].astype(np.float32),
-    }
 
     def gram(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        sinogram = project(x.astype(np.float32)[None], tables).reshape(op.range_shape)
-        filtered = convolve_detectors(sinogram, taps).reshape(1, -1)
-        image: NDArray[np.float64] = back_project(filtered, tables, size)[0].astype(np.float64)
-        return image
+        image = x.astype(np.float32)
+        filtered = convolve_detectors(row_scale * op.forward(image), taps)
+        back: NDArray[np.float64] = op.adjoint(row_scale * filtered).astype(np.float64)
+        return back
 
-    norm = largest_eigenvalue(gram, op.domain_shape, N_LANCZOS_ITERATIONS)
-    tables["ray_weight"] = tables["ray_weight"] / np.float32(np.sqrt(norm))
+    norm = largest_eigenvalue(gram, op.domain_shape, N_POWER_ITERATIONS)
+    scale = row_scale / np.float32(np.sqrt(norm))
+    forward_index, forward_fraction, forward_weight = _forward_tables(op, scale)
+    adjoint_index, adjoint_weight = _adjoint_tables(op, scale)
+    tables: dict[str, NDArray[np.generic]] = {
+        "forward_index": forward_index,
+        "forward_fraction": forward_fraction,
+        "forward_weight": forward_weight,
+        "adjoint_index": adjoint_index,
+        "adjoint_weight": adjoint_weight,
+        "filter": taps[lag].astype(np.float32),
+    }
     return tables, norm
 
 
-def _crossings(op: RadonOp, row_scale: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+def _forward_tables(
+    op: RadonOp, scale: NDArray[np.float32]
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
     rays = op.rays()
-    size, n_rays = op.domain_shape[0], rays.a.size
-    n_strips, length = size // STRIP, line_length(size)
-    middle = np.arange(n_strips)[:, None] * STRIP + (STRIP - 1) / 2
-    place = FINE * (rays.a + rays.b * middle + MARGIN)
-    # Off the grid a ray reads the first place of all, where the sums are zero.
-    inside = (place > 0) & (place < length - 1)
-    place = np.where(inside, place, 0.0)
-    left = place.astype(np.int32)
-    fraction = (place - left).astype(np.float32)
-    slope = (rays.b + 1) / 2 * (N_SLOPES - 1)
-    lower = np.clip(slope.astype(np.int32), 0, N_SLOPES - 2)
-    strip = np.where(rays.by_row, 0, n_strips) + np.arange(n_strips)[:, None]
-    cell = np.where(inside, (strip * (N_SLOPES - 1) + lower) * length + left, 0)
-    weight = rays.weight * row_scale.reshape(-1)
-    share = slope - lower
-    n_cells = 2 * n_strips * (N_SLOPES - 1) * length
-    _, ray = np.nonzero(inside)
-    adjoint_index, adjoint_fraction = _by_cell(cell[inside], ray, fraction[inside], n_cells, n_rays)
-    return {
-        "forward_index": cell.astype(np.int32),
-        "forward_fraction": fraction,
-        "ray_weight": np.stack([weight * (1 - share), weight * share], -1).astype(np.float32),
-        "adjoint_index": adjoint_index,
-        "adjoint_fraction": adjoint_fraction,
-    }
+    size = max(op.domain_shape)
+    n_rays = rays.a.size
+    index = np.empty((n_rays, size), np.int32)
+    fraction = np.empty((n_rays, size), np.float32)
+    k = np.arange(size)
+    block = max(1, BLOCK_SIZE // size)
+    for start in range(0, n_rays, block):
+        part = slice(start, start + block)
+        position = np.clip(rays.a[part, None] + rays.b[part, None] * k, -1.0, size)
+        # The last pixel's upper neighbour is the zero behind the row, never the next row.
+        left = np.minimum(np.floor(position), size - 1)
+        plane = np.where(rays.by_row[part], 0, size * (size + 2))[:, None]
+        index[part] = plane + k * (size + 2) + 1 + left.astype(np.intp)
+        fraction[part] = position - left
+    weight = (rays.weight * scale.reshape(-1)).astype(np.float32)
+    return index, fraction, weight
 
 
-def _by_cell(
-    cell: NDArray[np.intp],
-    ray: NDArray[np.intp],
-    fraction: NDArray[np.float32],
-    n_cells: int,
-    n_rays: int,
+def _adjoint_tables(
+    op: RadonOp, scale: NDArray[np.float32]
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """List, for every cell, the rays that cross it; all lists as long as the longest."""
-    order = np.argsort(cell, kind="stable")
-    cell, ray, fraction = cell[order], ray[order], fraction[order]
-    count = np.bincount(cell, minlength=n_cells)
-    slot = np.arange(cell.size) - (np.cumsum(count) - count)[cell]
-    index = np.full((count.max(), n_cells), n_rays, np.int32)
-    fractions = np.zeros(index.shape, np.float32)
-    index[slot, cell] = ray
-    fractions[slot, cell] = fraction
-    return index, fractions
+    n_views, n_detectors = op.range_shape
+    n_pixels = op.domain_shape[0] * op.domain_shape[1]
+    ray_weight = op.rays().weight.reshape(op.range_shape) * scale
+    n_entries = np.zeros(n_pixels, np.intp)
+    for view in range(n_views):
+        for _, overlap in op.touching(view):
+            n_entries += overlap.reshape(-1) > 0
+    width = int(n_entries.max())
+    index = np.full((n_pixels, width), n_views * n_detectors, np.int32)
+    weight = np.zeros((n_pixels, width), np.float32)
+    filled = np.zeros(n_pixels, np.intp)
+    for view in range(n_views):
+        for detector, overlap in op.touching(view):
+            pixels = np.flatnonzero(overlap)
+            chosen = detector.reshape(-1)[pixels]
+            slot = filled[pixels]
+            index[pixels, slot] = view * n_detectors + chosen
+            weight[pixels, slot] = overlap.reshape(-1)[pixels] * ray_weight[view, chosen]
+            filled[pixels] = slot + 1
+    return index, weight

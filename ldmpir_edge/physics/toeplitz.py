@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from ldmpir_edge.physics.fbp import hann_ramp_kernel, view_weights
 from ldmpir_edge.physics.geometry import RadonGeometry
-from ldmpir_edge.physics.lanczos import largest_eigenvalue
+from ldmpir_edge.physics.power_iteration import largest_eigenvalue
 
 OVERSAMPLING = 64
 """Table samples across a pixel or detector; linear interpolation then errs by 1e-4."""
 
-N_LANCZOS_ITERATIONS = 10
+N_POWER_ITERATIONS = 30
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def toeplitz_tables(
         padded = np.fft.rfft2(x, psf.shape) * spectrum
         return np.fft.irfft2(padded, psf.shape)[:height, :width]
 
-    norm = largest_eigenvalue(gram, image_shape, N_LANCZOS_ITERATIONS)
+    norm = largest_eigenvalue(gram, image_shape, N_POWER_ITERATIONS)
     fold = np.full(width + 1, 2.0)
     fold[[0, -1]] = 1.0
     return ToeplitzTables(

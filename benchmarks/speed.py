@@ -29,6 +29,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PEER_CASES = ("MRI 8 coils, R=4 equispaced", "CT 60 views, parallel")
 PEER_SLICES, PEER_REPEATS = 2, 3
 SIRT_ITERATIONS = 200
+DDS = "DDS, 50 steps"
 
 
 def engine_section(args: argparse.Namespace, folder: Path) -> dict:
@@ -106,21 +107,25 @@ def peers_section(args: argparse.Namespace) -> dict:
             variant = bundle.extract(problem.family, args.steps, "fp32")
             engine = load_engine(variant, "openvino", args.threads)
             arrays = engine_arrays(problem, args.steps)
-            step = load_step(folder, problem, "openvino", args.threads)
             methods = {
                 f"ours, {args.steps} steps (engine)": lambda e=engine, a=arrays, p=prepared: (
                     p.to_scan(e.run(a)["image"][0])
-                ),
-                "DDS, 50 steps": lambda s=step, p=prepared, c=case: p.to_scan(
-                    dds(p.problem, s, **tuned(c, "DDS"))
-                ),
+                )
             }
+            if chosen := tuned(case, DDS):
+                step = load_step(folder, problem, "openvino", args.threads)
+                methods[DDS] = lambda s=step, p=prepared, c=chosen: p.to_scan(
+                    dds(p.problem, s, **c)
+                )
             given = measurement(scan, task)
             for name, peer in PEERS[task].items():
                 chosen = tuned(case, name)
                 if name == "astra SIRT":
                     chosen = {"n_iterations": SIRT_ITERATIONS}
-                methods[name] = lambda f=peer, g=given, c=chosen: f(**g, **c)
+                if chosen:
+                    methods[name] = lambda f=peer, g=given, c=chosen: f(**g, **c)
+                else:
+                    print(f"  {name}: not tuned for {case}; run benchmarks/tune_peers.py")
             for name, call in methods.items():
                 try:
                     found = score(call(), reference, modality).psnr

@@ -49,7 +49,7 @@ class Search:
 SEARCHES: dict[str, Search] = {
     "sigpy L1-wavelet": Search({"lam": (3e-4, 1e-3, 3e-3)}, (25, 50, 100, 200, 300), at=3),
     "sigpy TV": Search(
-        {"lam": (3e-4, 1e-3, 3e-3), "dual_step": (0.01, 0.03, 0.1)}, (50, 100, 200, 300), at=1
+        {"lam": (3e-4, 1e-3, 3e-3), "dual_step": (0.003, 0.01, 0.03)}, (50, 100, 200, 300), at=1
     ),
     "BART pics L1-wavelet": Search({"lam": (3e-4, 1e-3, 3e-3)}, (30, 50, 100, 200, 300), at=2),
     "astra SIRT": Search({}, (25, 50, 100, 200)),

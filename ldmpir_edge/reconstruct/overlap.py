@@ -34,9 +34,11 @@ def overlap(
         Whatever `prepare`, `run` or `finish` raised, of the first item that failed. The finished
         items before the last two may have been yielded.
     """
-    pool = ThreadPoolExecutor(1, thread_name_prefix="ldmpir-beside-engine")
-    try:
-        with threadpool_limits(1, user_api="blas"):
+    # The limit is lifted only after the thread has ended: OpenBLAS must not change its number of
+    # threads while a product runs.
+    with threadpool_limits(1, user_api="blas"):
+        pool = ThreadPoolExecutor(1, thread_name_prefix="ldmpir-beside-engine")
+        try:
             ahead = pool.submit(prepare, 0)
             behind: Future[Finished] | None = None
             for index in range(n_items):
@@ -49,5 +51,5 @@ def overlap(
                     yield done.result()
             if behind is not None:
                 yield behind.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+        finally:
+            pool.shutdown(cancel_futures=True)

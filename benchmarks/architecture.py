@@ -19,6 +19,8 @@ import statistics
 import time
 from pathlib import Path
 
+from processes import restart_clean
+
 CANDIDATES: dict[str, dict] = {
     "wide, 4 CG, 2 Krylov": {"widths": (48, 80, 120, 160), "n_cg": 4, "n_krylov": 2},
     "wide, 3 CG, 1 Krylov": {"widths": (48, 80, 120, 160), "n_cg": 3, "n_krylov": 1},
@@ -95,7 +97,8 @@ def latency(config) -> float:
     import tempfile
 
     import onnx
-    import openvino as ov
+    from engines import median_seconds, runner
+    from problems import mri_problem
 
     from ldmpir_edge.export.trace import trace
     from ldmpir_edge.models.ldmpir import LdmPir
@@ -103,38 +106,9 @@ def latency(config) -> float:
 
     inputs = engine_arrays(mri_problem(256), N_STEPS)
     with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "graph.onnx")
+        path = Path(folder) / "graph.onnx"
         onnx.save(trace(LdmPir(config).eval(), mri_problem(64), N_STEPS), path)
-        core = ov.Core()
-        model = core.read_model(path)
-    model.reshape({name: list(array.shape) for name, array in inputs.items()})
-    compiled = core.compile_model(
-        model, "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    )
-    times = []
-    for _ in range(23):
-        started = time.perf_counter()
-        compiled(inputs)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times[3:])
-
-
-def mri_problem(size: int):
-    """Return an 8-coil problem at R = 4."""
-    import numpy as np
-
-    from ldmpir_edge.physics.cartesian import CartesianOp
-    from ldmpir_edge.physics.masks import column_mask
-    from ldmpir_edge.physics.mri_problem import build_mri_problem
-    from ldmpir_edge.scans.coils import simulate_coil_maps
-
-    rng = np.random.default_rng(0)
-    csm = simulate_coil_maps((size, size), 8, rng)
-    csm = (csm / np.sqrt(np.sum(np.abs(csm) ** 2, axis=0))).astype(np.complex64)
-    image = np.abs(np.add.outer(np.sin(np.arange(size) / 9), np.cos(np.arange(size) / 7)))
-    mask = column_mask(size, 4, 20, "equispaced", rng)
-    kspace = CartesianOp(csm, mask).forward(image.astype(np.complex64))
-    return build_mri_problem(kspace, csm, mask, 0.01, hybrid=False)
+        return median_seconds(runner("openvino", path, inputs, os.cpu_count()), 20)
 
 
 def plot(results: dict[str, dict], path: Path) -> None:
@@ -168,9 +142,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
-    # Old OpenBLAS settings of the workplace slow a current numpy; they are read when it loads.
-    for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
-        os.environ.pop(name, None)
+    restart_clean()
 
     from ldmpir_edge.models.config import ModelConfig
     from ldmpir_edge.models.ldmpir import LdmPir, n_parameters

@@ -51,11 +51,11 @@ def runner(engine: str, path: Path, inputs: Arrays, threads: int) -> Callable[[]
     return lambda: session.run(None, fed)
 
 
-def median_seconds(call: Callable[[], object], repeats: int) -> float:
-    """Median of `repeats` calls, after two to warm up."""
+def median_seconds(call: Callable[[], object], repeats: int, warm_up: int = 2) -> float:
+    """Median of `repeats` calls, after `warm_up` that do not count."""
     times = []
-    for _ in range(repeats + 2):
+    for _ in range(repeats + warm_up):
         started = time.perf_counter()
         call()
         times.append(time.perf_counter() - started)
-    return statistics.median(times[2:])
+    return statistics.median(times[warm_up:])

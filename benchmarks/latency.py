@@ -21,26 +21,17 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from processes import clean_environment, peak_memory_mib
+
 BACKENDS = ("torch", "onnxruntime", "openvino")
 
 
 def make_inputs(size: int, n_coils: int, n_steps: int) -> dict:
-    import numpy as np
+    from problems import mri_problem
 
-    from ldmpir_edge.physics.cartesian import CartesianOp
     from ldmpir_edge.physics.engine_input import engine_arrays
-    from ldmpir_edge.physics.masks import column_mask
-    from ldmpir_edge.physics.mri_problem import build_mri_problem
-    from ldmpir_edge.scans.coils import simulate_coil_maps
 
-    rng = np.random.default_rng(0)
-    csm = simulate_coil_maps((size, size), n_coils, rng)
-    csm = (csm / np.sqrt(np.sum(np.abs(csm) ** 2, axis=0))).astype(np.complex64)
-    image = np.abs(np.add.outer(np.sin(np.arange(size) / 9), np.cos(np.arange(size) / 7)))
-    mask = column_mask(size, 4, 20, "equispaced", rng)
-    kspace = CartesianOp(csm, mask).forward(image.astype(np.complex64))
-    problem = build_mri_problem(kspace, csm, mask, 0.01, hybrid=False)
-    return engine_arrays(problem, n_steps)
+    return engine_arrays(mri_problem(size, n_coils), n_steps)
 
 
 def time_backend(name: str, args: argparse.Namespace) -> dict[str, float]:
@@ -68,15 +59,7 @@ def peak_memory_of_run(backend: str) -> float:
         subprocess.run([*program, "sample", "mri", "-o", folder], check=True, capture_output=True)
         scan = str(Path(folder) / "sample-mri.h5")
         command = [*program, "run", scan, "-o", folder, "--format", "npy", "--backend", backend]
-        # The largest child so far counts, so this one has a child of its own to be measured in.
-        script = (
-            "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, "
-            "capture_output=True); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", script, *command], check=True, capture_output=True, text=True
-        )
-        return int(done.stdout) / 1024
+        return peak_memory_mib(command)
 
 
 def main() -> None:
@@ -93,10 +76,7 @@ def main() -> None:
     if args.only:
         print(json.dumps(time_backend(args.only, args)))
         return
-    # Old OpenBLAS settings of the workplace slow a current numpy.
-    environment = {
-        k: v for k, v in os.environ.items() if k not in {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"}
-    }
+    environment = clean_environment()
     results = {}
     for name in BACKENDS:
         command = [sys.executable, __file__, *sys.argv[1:], "--only", name]

@@ -22,8 +22,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -37,6 +35,8 @@ from unittest import mock
 import h5py
 import numpy as np
 import scipy.fft
+from engines import median_seconds
+from processes import restart_clean
 from quality import DATA, MemoryKspace, images, mri
 from scipy import ndimage
 from threadpoolctl import threadpool_limits
@@ -64,7 +64,6 @@ ACCELERATION = 4
 NOISE = 0.01
 WARM_UP = 3
 SIGPY_REPEATS = 3
-OLD_OPENBLAS_SETTINGS = {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"}
 
 Times = dict[str, tuple[float, float]]
 
@@ -155,18 +154,9 @@ def time_stages(path: Path, noise: np.ndarray, repeats: int, n_threads: int) -> 
     }
 
 
-def median_seconds(repeats: int, call: Callable[[], Any]) -> float:
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
-
-
 def time_reading(path: Path, repeats: int) -> float:
     with open_scan(path) as scan:
-        return median_seconds(repeats, lambda: scan.kspace(0))
+        return median_seconds(lambda: scan.kspace(0), repeats, warm_up=0)
 
 
 def sigpy_maps(block: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -193,8 +183,8 @@ def time_maps(scan: MemoryKspace, repeats: int, n_threads: int) -> dict[str, flo
     with threadpool_limits(n_threads, user_api="blas"):
         estimate_coil_maps(block, shape)
         return {
-            "ours": median_seconds(repeats, lambda: estimate_coil_maps(block, shape)),
-            "sigpy": median_seconds(SIGPY_REPEATS, lambda: sigpy_maps(block, shape)),
+            "ours": median_seconds(lambda: estimate_coil_maps(block, shape), repeats, warm_up=0),
+            "sigpy": median_seconds(lambda: sigpy_maps(block, shape), SIGPY_REPEATS, warm_up=0),
         }
 
 
@@ -259,11 +249,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     args = parser.parse_args()
-    if OLD_OPENBLAS_SETTINGS & os.environ.keys():
-        # They slow a current numpy, and are read when it is imported.
-        environment = {k: v for k, v in os.environ.items() if k not in OLD_OPENBLAS_SETTINGS}
-        done = subprocess.run([sys.executable, *sys.argv], env=environment, check=False)
-        sys.exit(done.returncode)
+    restart_clean()
     scan, noise = simulate(args.size, args.coils)
     with tempfile.TemporaryDirectory() as folder:
         plain = write_scan(Path(folder) / "plain.h5", scan)

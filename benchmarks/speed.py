@@ -20,23 +20,23 @@ import argparse
 import json
 import os
 import platform
-import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+
+from processes import restart_clean
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PEER_CASES = ("MRI 8 coils, R=4 equispaced", "CT 60 views, parallel")
 PEER_SLICES, PEER_REPEATS = 2, 3
 SIRT_ITERATIONS = 200
-DDS = "DDS, 50 steps"
 
 
 def engine_section(args: argparse.Namespace, folder: Path) -> dict:
     """Ceiling, parts and graphs of one multi-coil slice."""
     import ceiling
-    from architecture import mri_problem
     from engines import ENGINES, median_seconds, runner
+    from problems import mri_problem
 
     from ldmpir_edge.physics.engine_input import engine_arrays
 
@@ -83,7 +83,7 @@ def peers_section(args: argparse.Namespace) -> dict:
     """Ours beside the iterative peers: seconds a slice and PSNR on the same slices."""
     import numpy as np
     from engines import median_seconds
-    from peers import PEERS, MissingPeerError, measurement, tuned
+    from peers import DDS, PEERS, MissingPeerError, measurement, tuned
     from peers.dds import dds, load_step
     from quality import CASES, images
 
@@ -225,13 +225,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="figure of the scaling curves")
     parser.add_argument("-o", "--output", type=Path, help="JSON file of the results")
     args = parser.parse_args()
-    wanted = {"OMP_NUM_THREADS": str(args.threads)}
-    stale = {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"} & set(os.environ)
-    if stale or os.environ.get("OMP_NUM_THREADS") != wanted["OMP_NUM_THREADS"]:
-        # Libraries read these when they load, and old OpenBLAS settings of the workplace slow
-        # a current numpy: start again with a clean environment.
-        kept = {k: v for k, v in os.environ.items() if k not in stale}
-        os.execve(sys.executable, [sys.executable, *sys.argv], kept | wanted)  # noqa: S606
+    restart_clean(OMP_NUM_THREADS=str(args.threads))
     versions = {n: version(n) for n in ("openvino", "onnxruntime", "torch", "numpy", "scipy")}
     print(
         f"{platform.machine()}, {args.threads} threads, median of {args.repeats}; "

@@ -22,6 +22,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from processes import clean_environment
+
 PROGRAM = [sys.executable, "-m", "ldmpir_edge.cli"]
 COMMANDS = ("", "run", "sample", "models", "inspect", "doctor", "train", "export")
 
@@ -115,10 +117,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
-    # Old OpenBLAS settings of the workplace slow a current numpy.
-    environment = {
-        k: v for k, v in os.environ.items() if k not in {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"}
-    }
+    environment = clean_environment()
     helps = time_help(args.repeats, environment)
     runs = time_run(args, environment)
     print(

@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,9 +22,9 @@ from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
+from processes import peak_memory_mib, restart_clean
+
 FEW = 5
-OPENBLAS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-"""Old settings of the workplace, which slow a current numpy."""
 
 
 def make_volume(sample: Path, n_slices: int, target: Path) -> Path:
@@ -90,15 +89,7 @@ def peak_memory(path: Path, args: argparse.Namespace) -> float:
     command = [*program, "-o", str(path.parent / "out"), "--format", args.format]
     if args.backend:
         command += ["--backend", args.backend]
-    # The largest child so far counts, so this one has a child of its own to be measured in.
-    script = (
-        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, "
-        "capture_output=True); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, *command], check=True, capture_output=True, text=True
-    )
-    return int(done.stdout) / 1024
+    return peak_memory_mib(command)
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict:
@@ -139,9 +130,7 @@ def main() -> None:
     parser.add_argument("--format", default="dicom")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
-    if any(name in os.environ for name in OPENBLAS):
-        environment = {k: v for k, v in os.environ.items() if k not in OPENBLAS}
-        os.execve(sys.executable, [sys.executable, *sys.argv], environment)  # noqa: S606
+    restart_clean()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(args, Path(folder))
     result["settings"] = vars(args)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import quality
-from peers import PEERS, TUNED, MissingPeerError, measurement
+from peers import DDS, PEERS, TUNED, MissingPeerError, measurement
 
 from ldmpir_edge.atomic import atomic_file
 from ldmpir_edge.physics.problem import Modality, Task
@@ -30,7 +30,6 @@ from ldmpir_edge.reconstruct.slices import PreparedSlice, prepare_slice
 from ldmpir_edge.report.metrics import psnr
 
 TOLERANCE_DB = 0.05
-DDS = "DDS, 50 steps"
 SEED = 7
 FOLDERS = {"mr": ("mri", "btp0*-post.npz"), "ct": ("ct", "*.npz")}
 CT_ORDER = ("nysbu-A002304.", "lidc0001", "nysbu-A027284.", "lungdx-a0001", "nysbu-A046441.")

@@ -21,6 +21,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -145,7 +146,7 @@ class OpenVinoBackend(Backend):
             return super()._import()
 
     def _devices(self, library: Any) -> tuple[str, ...]:
-        return tuple(library.Core().available_devices)
+        return tuple(_core(library).available_devices)
 
     def _load(self, library: Any, variant: LoadedVariant, threads: int | None) -> Engine:
         properties: dict[str, Any] = {
@@ -154,7 +155,19 @@ class OpenVinoBackend(Backend):
         }
         if threads is not None:
             properties["INFERENCE_NUM_THREADS"] = threads
-        return OpenVinoEngine(variant, library.Core(), properties)
+        return OpenVinoEngine(variant, _core(library), properties)
+
+
+@cache
+def _core(library: Any) -> Any:
+    """Give the process's one `Core`, which is never dropped.
+
+    Each holds a CPU plugin, which replaces the thread's signal stack by its own and unmaps that
+    when it goes: where a later one has saved it, or the last reference is dropped in another
+    thread, the next signal with a handler (Ctrl-C, a child's end) finds no stack and kills the
+    process.
+    """
+    return library.Core()
 
 
 @contextmanager

@@ -119,8 +119,6 @@ class Trainer:
                 data,
                 batch_size=None,
                 num_workers=self.n_workers,
-                # Forking a process whose libraries run threads of their own crashed it.
-                multiprocessing_context="spawn" if self.n_workers else None,
                 prefetch_factor=4 if self.n_workers else None,
             )
         )

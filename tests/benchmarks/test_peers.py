@@ -22,9 +22,6 @@ from ldmpir_edge.reconstruct.slices import prepare_slice
 from ldmpir_edge.report.metrics import psnr
 from ldmpir_edge.scans.phantom import head_phantom, rasterise
 
-# With the peers' native libraries in it, a process crashed much later, in torch's first worker.
-pytestmark = pytest.mark.slow
-
 MU_WATER = 0.0192
 PARAMETERS = {
     "sigpy L1-wavelet": {"lam": 0.001, "n_iterations": 60},

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import toy_bundle
 from toy_bundle import toy_answer, toy_files, toy_graph, toy_manifest, toy_variant
 
 from ldmpir_edge.bundle import LoadedVariant, TensorSpec, open_bundle, write_bundle
@@ -209,3 +213,34 @@ def test_openvino_keeps_few_static_shapes(variant: LoadedVariant, rng: np.random
     kept = list(engine._compiled.values())  # type: ignore[attr-defined]
     assert [model.input("mask").shape[2] for model in kept] == list(range(3, MAX_COMPILED + 3))
     assert not kept[0].input("mask").partial_shape.is_dynamic
+
+
+SIGNAL_AFTER_ENGINES = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from toy_bundle import toy_variant
+from ldmpir_edge.runtimes import get_backend
+variant = toy_variant(Path(sys.argv[1]))
+first, second = (get_backend("openvino").load(variant, 1) for _ in range(2))
+for engine in (first, second):
+    engine.run({"x1": np.ones((1, 2, 4, 4), "f"), "mask": np.ones((1, 4, 4), "f")})
+del engine, first
+del second
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGUSR1")
+def test_a_signal_is_survived_after_two_openvino_engines(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    support = str(Path(toy_bundle.__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNAL_AFTER_ENGINES, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([support, *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

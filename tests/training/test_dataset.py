@@ -49,8 +49,7 @@ def test_an_example_is_a_function_of_seed_and_index(mr, ct):
 
 def test_worker_processes_give_the_same_examples(mr, ct):
     data = scans([mr, ct], length=4)
-    loader = DataLoader(data, batch_size=None, num_workers=1, multiprocessing_context="spawn")
-    for k, item in enumerate(loader):
+    for k, item in enumerate(DataLoader(data, batch_size=None, num_workers=1)):
         assert_same(item, data[k])
 
 

@@ -26,6 +26,11 @@ _SINGULAR_THRESHOLD = 0.02
 _NOISE_MARGIN = 6.0
 _WALSH_WIDTH = 1.5
 _BACKGROUND = 0.01
+# Outside the object the largest eigenvalue drops: BART crops at 0.8, sigpy at 0.95.
+_SUPPORT_EIGENVALUE = 0.9
+# Of the calibration image's maximum: what is this bright is signal, whatever its eigenvalue.
+_SUPPORT_BRIGHTNESS = 0.1
+_SUPPORT_MARGIN = 2
 _EDGE_POWER = 4
 _MIN_STRENGTH = 0.03
 # Squared 7 times, a matrix keeps 0.1 % of an eigenvector whose eigenvalue is 95 % of the largest.
@@ -43,6 +48,10 @@ def estimate_coil_maps(
     dominant eigenvector of each C×C matrix is the map. Weighted by their eigenvalues (small
     outside the object) the vectors are interpolated by a cubic spline and renormalised.
 
+    The maps are zero outside the object's support, which is a prior worth 1 to 3 dB: signal can
+    only come from where the eigenvalue says that there is some. The support errs on the large
+    side: it has what is bright in the calibration image, no holes, and a margin of two pixels.
+
     Parameters
     ----------
     calibration_kspace
@@ -52,8 +61,9 @@ def estimate_coil_maps(
 
     Returns
     -------
-        `(C, H, W)` complex64; sum over coils of |S|² is 1 everywhere. The phase is relative to
-        the strongest virtual coil, whose phase is zero. A single coil has the map 1.
+        `(C, H, W)` complex64; sum over coils of |S|² is 1 within the support and 0 outside. The
+        phase is relative to the strongest virtual coil, whose phase is zero. A single coil has
+        the map 1 everywhere.
 
     Raises
     ------
@@ -78,25 +88,25 @@ def estimate_coil_maps(
     if power == 0.0:
         return np.full((n_coils, *shape), 1.0 / np.sqrt(n_coils), np.complex64)
     block = (block / power).astype(np.complex64)
+    images = _calibration_images(block, shape)
     if min(block.shape[1:]) >= MIN_ESPIRIT_LINES:
         local = _espirit_matrices(block, shape)
     else:
-        local = _walsh_matrices(block, shape)
-    return _maps_from_matrices(local, shape)
+        local = _walsh_matrices(images)
+    values, vectors = _dominant_eigenvectors(local)
+    maps = _interpolate(values, vectors, shape)
+    maps *= _support(values, images, shape)
+    return maps
 
 
 def _espirit_matrices(
     block: NDArray[np.complex64], shape: tuple[int, int]
 ) -> NDArray[np.complex64]:
     """Evaluate the image-domain projector of ESPIRiT: `(h, w, C, C)` on the coarse grid."""
-    from scipy.linalg import eigh  # slow to import, and needed with several coils only
-
     n_coils = block.shape[0]
     windows = sliding_window_view(block, (_KERNEL, _KERNEL), axis=(1, 2))
     patches = windows.transpose(1, 2, 0, 3, 4).reshape(-1, n_coils * _KERNEL**2)
-    values, vectors = eigh(
-        patches.conj().T @ patches, driver="evd", overwrite_a=True, check_finite=False
-    )
+    values, vectors = np.linalg.eigh(patches.conj().T @ patches)
     # The lower half of the spectrum holds noise only: it sets the floor when data are noisy.
     floor = _NOISE_MARGIN * float(np.median(values[: len(values) // 2]))
     threshold = max(_SINGULAR_THRESHOLD**2 * float(values[-1]), floor)
@@ -119,17 +129,24 @@ def _espirit_matrices(
     return np.asarray(local.transpose(2, 3, 0, 1), np.complex64)
 
 
-def _walsh_matrices(block: NDArray[np.complex64], shape: tuple[int, int]) -> NDArray[np.complex64]:
-    """Average the coil covariance of a low-resolution image: `(h, w, C, C)`, coarse grid."""
-    from scipy.ndimage import gaussian_filter  # slow to import, and needed by this fallback only
-
+def _calibration_images(
+    block: NDArray[np.complex64], shape: tuple[int, int]
+) -> NDArray[np.complex64]:
+    """Return the coils' low-resolution images, `(C, h, w)` on the coarse grid."""
     windows = [np.hamming(size + 2)[1:-1] for size in block.shape[1:]]
     tapered = (block * np.outer(*windows)).astype(np.complex64)
     rows, columns = (
         _phases(size, np.arange(n) - n // 2, 1.0)
         for size, n in zip(shape, block.shape[1:], strict=True)
     )
-    images = rows @ (tapered @ columns.T)
+    images: NDArray[np.complex64] = rows @ (tapered @ columns.T)
+    return images
+
+
+def _walsh_matrices(images: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """Average the coil covariance of low-resolution images `(C, h, w)`: `(h, w, C, C)`."""
+    from scipy.ndimage import gaussian_filter  # slow to import, and needed by this fallback only
+
     covariance = images[:, None] * images[None, :].conj()
     covariance = gaussian_filter(
         covariance.real, (0, 0, _WALSH_WIDTH, _WALSH_WIDTH), mode="nearest"
@@ -147,11 +164,42 @@ def _phases(size: int, frequencies: NDArray[np.intp], sign: float) -> NDArray[np
     return np.asarray(np.exp(1j * angles), np.complex64)
 
 
-def _maps_from_matrices(
-    local: NDArray[np.complex64], shape: tuple[int, int]
+def _support(
+    values: NDArray[np.float32], images: NDArray[np.complex64], shape: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Say where there can be signal, `(H, W)`, from eigenvalues and images on the coarse grid."""
+    low = norm_over_coils(images)
+    eigenvalue, brightness = upsample(np.stack([values, low / low.max()]), shape)
+    inside = (eigenvalue > _SUPPORT_EIGENVALUE) | (brightness > _SUPPORT_BRIGHTNESS)
+    for _ in range(_SUPPORT_MARGIN):
+        inside = _grown(inside)
+    # What has signal on all four sides is taken as inside: that closes holes and some bays.
+    either = np.logical_or.accumulate
+    enclosed: NDArray[np.bool_] = np.logical_and.reduce(
+        [
+            either(inside, axis=0),
+            either(inside, axis=1),
+            either(inside[::-1], axis=0)[::-1],
+            either(inside[:, ::-1], axis=1)[:, ::-1],
+        ]
+    )
+    return enclosed
+
+
+def _grown(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Add the four neighbours of every pixel."""
+    grown = inside.copy()
+    grown[1:] |= inside[:-1]
+    grown[:-1] |= inside[1:]
+    grown[:, 1:] |= inside[:, :-1]
+    grown[:, :-1] |= inside[:, 1:]
+    return grown
+
+
+def _interpolate(
+    values: NDArray[np.float32], maps: NDArray[np.complex64], shape: tuple[int, int]
 ) -> NDArray[np.complex64]:
-    """Take the dominant eigenvectors, align their phase, interpolate and normalise."""
-    values, maps = _dominant_eigenvectors(local)
+    """Align the phase of vectors `(h, w, C)`, interpolate and normalise them: `(C, H, W)`."""
     strength = np.clip(values, _MIN_STRENGTH, 1.0)
     # Eigenvectors have a free phase. It is fixed against the combination of coils that is
     # strongest over the object, since a physical coil can vanish inside it and leave a vortex.

@@ -37,7 +37,7 @@ class MriMeasurement:
         `(C, H, W)` complex64, zero where not sampled. Transformed along readout (axis H is an
         image axis) when `is_hybrid`, otherwise k-space.
     csm
-        `(C, H, W)` complex64, sum over coils of |S|² is 1.
+        `(C, H, W)` complex64, sum over coils of |S|² is 1 where there can be signal, else 0.
     mask
         `(W,)` float32 when `is_hybrid`, otherwise `(H, W)`; 1 where sampled.
     is_hybrid

@@ -51,10 +51,35 @@ def test_espirit_is_as_good_as_sigpy(acquisition, rng):
 
 
 @pytest.mark.parametrize("block", [(24, 24), (24, 8), (24, 4), (1, 1)])
-def test_maps_have_unit_norm_everywhere(acquisition, block):
+def test_maps_have_unit_norm_within_the_support_and_none_outside(acquisition, block):
     maps = estimate_coil_maps(centre(acquisition.kspace, *block), (95, 81))
     assert maps.dtype == np.complex64
-    np.testing.assert_allclose(np.sum(np.abs(maps) ** 2, axis=0), 1.0, atol=1e-4)
+    norm = np.sum(np.abs(maps) ** 2, axis=0)
+    np.testing.assert_allclose(norm[norm > 0.5], 1.0, atol=1e-4)
+    np.testing.assert_array_equal(norm[norm <= 0.5], 0.0)
+
+
+@pytest.mark.parametrize("lines", [24, 10, 6])
+def test_the_support_holds_all_of_the_object_and_leaves_out_the_far_background(acquisition, lines):
+    shape = acquisition.kspace.shape[1:]
+    maps = estimate_coil_maps(centre(acquisition.kspace, 24, lines), shape)
+    inside = np.any(maps != 0, axis=0)
+    assert inside[acquisition.support].all()
+    assert not inside[:3, :3].any()
+    assert inside.mean() < 0.95
+
+
+def test_the_support_has_no_holes_and_keeps_a_bright_island():
+    # A ring with a dark middle, and a small object far from it.
+    y, x = np.mgrid[:96, :96] - 48.0
+    radius = np.hypot(y, x)
+    image = ((radius > 14) & (radius < 26)) + 1.0 * (np.hypot(y - 36, x - 36) < 4)
+    coils = np.stack([np.exp((1j - 0.3) * x / 40), np.exp((0.5j + 0.3) * y / 40)])
+    kspace = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(coils * image, axes=(1, 2))), axes=(1, 2))
+    maps = estimate_coil_maps(centre(kspace.astype(np.complex64), 24, 24), (96, 96))
+    inside = np.any(maps != 0, axis=0)
+    assert inside[radius < 26].all()
+    assert inside[np.hypot(y - 36, x - 36) < 4].all()
 
 
 def test_few_lines_still_follow_smooth_sensitivities(acquisition):

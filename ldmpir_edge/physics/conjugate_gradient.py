@@ -13,14 +13,22 @@ TINY = 1e-20
 
 
 def conjugate_gradient(
-    normal: Callable[[Array], Array], b: Array, x0: Array | None, n_iterations: int
+    normal: Callable[[Array], Array],
+    b: Array,
+    x0: Array | None,
+    n_iterations: int,
+    jacobi: Array | float = 1.0,
 ) -> Array:
     """Return the last iterate of `iterate`, without its residual."""
-    return iterate(normal, b, x0, n_iterations)[0]
+    return iterate(normal, b, x0, n_iterations, jacobi)[0]
 
 
 def iterate(
-    normal: Callable[[Array], Array], b: Array, x0: Array | None, n_iterations: int
+    normal: Callable[[Array], Array],
+    b: Array,
+    x0: Array | None,
+    n_iterations: int,
+    jacobi: Array | float = 1.0,
 ) -> tuple[Array, Array]:
     """Solve N x = b for a positive definite N, from x0, in exactly `n_iterations` steps.
 
@@ -37,18 +45,22 @@ def iterate(
         Like `b`, or None for zero: the first residual is then b and costs no application.
     n_iterations
         Number of applications of `normal` after the first residual.
+    jacobi
+        Positive, broadcast to `b`: the inverse of a diagonal near N, which preconditions.
 
     Returns
     -------
         The last iterate x and its residual b − N x, both `(B, 2, H, W)`. The residual costs no
         further application of `normal`.
 
-    Source: Hestenes and Stiefel, J. Res. NBS 49(6), 1952.
+    Source: Hestenes and Stiefel, J. Res. NBS 49(6), 1952; with preconditioning, Saad, "Iterative
+    Methods for Sparse Linear Systems", 2nd ed., algorithm 9.1.
     """
     x = b * 0 if x0 is None else x0
     residual = b if x0 is None else b - normal(x)
-    direction = residual
-    energy = _dot(residual, residual)
+    scaled = residual * jacobi
+    direction = scaled
+    energy = _dot(residual, scaled)
     for i in range(n_iterations):
         image = normal(direction)
         step = energy / (_dot(direction, image) + TINY)
@@ -56,8 +68,9 @@ def iterate(
         residual = residual - step * image
         if i + 1 == n_iterations:
             break
-        new_energy = _dot(residual, residual)
-        direction = residual + (new_energy / (energy + TINY)) * direction
+        scaled = residual * jacobi
+        new_energy = _dot(residual, scaled)
+        direction = scaled + (new_energy / (energy + TINY)) * direction
         energy = new_energy
     return x, residual
 

@@ -8,11 +8,23 @@ from numpy.typing import NDArray
 from ldmpir_edge.physics.cartesian import CartesianOp
 from ldmpir_edge.physics.conjugate_gradient import conjugate_gradient
 from ldmpir_edge.physics.fourier import dft_matrix
+from ldmpir_edge.physics.linear_op import Array
 from ldmpir_edge.physics.padding import pad_image, to_planes
 from ldmpir_edge.physics.problem import Family, Problem
+from ldmpir_edge.physics.smoothing import smooth
 
-CG_SENSE_ITERATIONS = 6
-CG_SENSE_LAMBDA = 0.01
+PASSES = (4, 4, 6)
+"""Conjugate-gradient iterations of each pass of the classical estimate."""
+RELATIVE_ERROR = 1e-3
+NOISE_WEIGHT = 3.0
+"""λ = RELATIVE_ERROR + NOISE_WEIGHT · noise², the image's bright end being 1."""
+FAINTEST = 0.05
+"""Of the bright end: below it all pixels are equally likely to be changed."""
+CARRIED = 0.5
+"""Share of the pass before that a pass is drawn to: at 0 faint tissue comes out 5 % too dark in a
+scan that hardly needs a prior, at 1 aliasing is kept (2 dB at R = 4)."""
+FIRST_BLUR, BLUR = 4.0, 1.0
+"""Standard deviations, in pixels, of what smooths the magnitudes."""
 BRIGHT_PERCENTILE = 99.5
 COLUMN_MULTIPLE = 8
 
@@ -44,7 +56,7 @@ def build_mri_problem(
     Returns
     -------
         A `cartesian1d` problem for a 1-D mask, a `separable` one for a 2-D mask. `x1` is
-        CG-SENSE of 6 iterations (Pruessmann et al., MRM 46(4), 2001).
+        CG-SENSE with a magnitude prior; see `reweighted_sense`.
 
     Raises
     ------
@@ -56,7 +68,7 @@ def build_mri_problem(
     op = CartesianOp(csm, mask, hybrid=hybrid)
     measured = kspace[..., mask != 0].astype(np.complex128)
     adjoint = op.adjoint(kspace)
-    x1 = cg_sense(op, adjoint)
+    x1 = reweighted_sense(op, adjoint, noise_level)
     family, tables = _tables(csm, mask)
     height, width = op.domain_shape
     bright = np.percentile(np.abs(x1), BRIGHT_PERCENTILE)
@@ -77,11 +89,17 @@ def build_mri_problem(
     )
 
 
-def cg_sense(op: CartesianOp, adjoint: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    """Reconstruct by conjugate gradients on (AᴴA + λ) x = Aᴴy, from zero.
+def reweighted_sense(
+    op: CartesianOp, adjoint: NDArray[np.complex64], noise_level: float
+) -> NDArray[np.complex64]:
+    """Reconstruct by CG-SENSE that expects more where the image is brighter.
 
-    On a CPU the complex operator with its fast transforms takes 60 % of the time of the engine's
-    matrix products for a 1-D mask, and an eighth for a 2-D one.
+    Each pass minimises ‖A x − y‖² + λ Σ |x − x₀ / 2|² / m² by preconditioned conjugate gradients,
+    x₀ being the pass before and m its smoothed magnitude: what aliases from the bright scalp is
+    put back there, and not into the brain. For plain CG-SENSE m is 1 and x₀ is 0.
+
+    The complex operator with its fast transforms takes 60 % of the time of the engine's matrix
+    products for a 1-D mask, and an eighth for a 2-D one.
 
     Parameters
     ----------
@@ -89,25 +107,48 @@ def cg_sense(op: CartesianOp, adjoint: NDArray[np.complex64]) -> NDArray[np.comp
         A.
     adjoint
         Aᴴy, `(H, W)` complex64.
+    noise_level
+        Standard deviation of the noise per real component of y.
 
     Returns
     -------
         x, `(H, W)` complex64.
+
+    Source: Pruessmann et al., MRM 46(4), 2001; Gorodnitsky and Rao, "FOCUSS", IEEE TSP 45(3),
+    1997; Jung et al., "k-t FOCUSS", MRM 61(1), 2009.
     """
     # The solver is real: it is shown the real and imaginary parts as an axis of their own.
     shape = (1, *adjoint.shape, 2)
 
-    def normal(v: NDArray[np.float32]) -> NDArray[np.float32]:
-        image = v.view(np.complex64)[0, ..., 0]
-        return as_real(op.gram(image) + np.float32(CG_SENSE_LAMBDA) * image)
-
     def as_real(image: NDArray[np.complex64]) -> NDArray[np.float32]:
         return np.ascontiguousarray(image, np.complex64).view(np.float32).reshape(shape)
 
-    solved: NDArray[np.float32] = conjugate_gradient(
-        normal, as_real(adjoint), None, CG_SENSE_ITERATIONS
-    )
+    right_side = as_real(adjoint)
+    density = np.float32(np.mean(op.mask))
+    solved: NDArray[np.float32] | None = None
+    for number, n_iterations in enumerate(PASSES):
+        seen = right_side if solved is None else solved
+        penalty = _penalty(seen[0], noise_level, BLUR if number else FIRST_BLUR)
+
+        def normal(v: NDArray[np.float32], penalty: NDArray[np.float32] = penalty) -> Array:
+            return as_real(op.gram(v.view(np.complex64)[0, ..., 0])) + penalty * v
+
+        target = right_side if solved is None else right_side + CARRIED * penalty * solved
+        # The diagonal of AᴴA is the share of samples where the maps have unit norm.
+        jacobi = 1 / (density + penalty)
+        solved = conjugate_gradient(normal, target, solved, n_iterations, jacobi)
+    assert solved is not None  # noqa: S101 - there is at least one pass
     return solved.view(np.complex64)[0, ..., 0]
+
+
+def _penalty(parts: NDArray[np.float32], noise_level: float, blur: float) -> NDArray[np.float32]:
+    """Return λ / m² for an image `(H, W, 2)`, as `(H, W, 1)`."""
+    magnitude = smooth(np.hypot(parts[..., 0], parts[..., 1]), blur)
+    bright = float(np.percentile(magnitude, BRIGHT_PERCENTILE)) or 1.0
+    expected = np.maximum(magnitude / np.float32(bright), np.float32(FAINTEST))
+    weight = RELATIVE_ERROR + NOISE_WEIGHT * (noise_level / bright) ** 2
+    penalty: NDArray[np.float32] = (np.float32(weight) / expected**2)[..., None]
+    return penalty
 
 
 def _tables(

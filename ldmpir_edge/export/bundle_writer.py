@@ -170,7 +170,10 @@ def export_bundle(
             created=created,
             verified=gate,
             sampler=SamplerSpec(
-                presets=tuple(SamplerPreset(n_steps=n, times=schedule(n)) for n in target.n_steps),
+                presets=tuple(
+                    SamplerPreset(n_steps=n, times=schedule(n, model.config.t_last))
+                    for n in target.n_steps
+                ),
                 default_n_steps=target.default_n_steps,
                 sigma_bridge=model.config.sigma_bridge,
             ),

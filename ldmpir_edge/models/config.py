@@ -22,7 +22,9 @@ class ModelConfig(BaseModel):
     n_cg
         Conjugate-gradient iterations of the data-consistency step.
     lambda_min
-        Lower bound of the learned λ; half-precision networks diverge below 0.01.
+        Lower bound of λ; half-precision networks diverge below 0.01.
+    t_last
+        Bridge time of the sampler's last step; the times before it are a geometric series from 1.
     sigma_bridge
         Noise of the bridge, in image units, at its middle (times 1/2).
     """
@@ -34,6 +36,7 @@ class ModelConfig(BaseModel):
     n_krylov: int = Field(default=1, gt=0)
     n_cg: int = Field(default=2, gt=0)
     lambda_min: float = Field(default=0.01, gt=0)
+    t_last: float = Field(default=0.03, gt=0, lt=1)
     sigma_bridge: float = Field(default=0.05, ge=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -12,11 +13,13 @@ from tiny_problems import tables, tensors
 
 from ldmpir_edge.errors import UsageError
 from ldmpir_edge.models.ksm import normal_operator
-from ldmpir_edge.models.ldmpir import LAMBDA_START, LdmPir
+from ldmpir_edge.models.ldmpir import ERROR_START, LdmPir
 from ldmpir_edge.models.sampler import STEP_PRESETS, bridge_state, sample, schedule
 from ldmpir_edge.physics.problem import FAMILIES, Problem
 
 SIGMA = 0.3
+T_LAST = 1 / 8
+TIMES = [1.0, 0.5, 0.25, 0.125]
 
 
 def run(model, problem: Problem, n_steps: int, noise=None) -> torch.Tensor:
@@ -39,10 +42,14 @@ def drawn(n_steps: int, size: int = 32, seed: int = 0) -> torch.Tensor:
 
 
 def test_the_schedule_walks_from_the_estimate_to_the_image():
-    assert schedule(1) == (1.0, 0.0)
-    assert schedule(4) == (1.0, 0.75, 0.5, 0.25, 0.0)
-    assert schedule(8)[-1] == 0.0
-    np.testing.assert_allclose(np.diff(schedule(8)), -1 / 8)
+    assert schedule(1, T_LAST) == (1.0, 0.0)
+    assert schedule(2, T_LAST) == (1.0, 0.125, 0.0)
+    np.testing.assert_allclose(schedule(4, T_LAST), (*TIMES, 0.0))
+    eight = schedule(8, T_LAST)
+    assert (eight[0], eight[-1]) == (1.0, 0.0)
+    # A geometric series to t_last: every step keeps the same share of the one before.
+    assert eight[-2] == pytest.approx(T_LAST)
+    np.testing.assert_allclose(np.diff(np.log(eight[:-1])), np.log(T_LAST) / 7)
 
 
 @pytest.mark.parametrize("n_steps", [0, -1])
@@ -64,7 +71,7 @@ class Oracle:
     """Stands in for a trained model: it knows the image, and remembers what it was shown."""
 
     def __init__(self, image: float) -> None:
-        self.config = SimpleNamespace(sigma_bridge=SIGMA)
+        self.config = SimpleNamespace(sigma_bridge=SIGMA, t_last=T_LAST)
         self.image = image
         self.states: dict[float, torch.Tensor] = {}
         self.residuals: dict[float, torch.Tensor] = {}
@@ -86,7 +93,7 @@ def walk(oracle: Oracle, noise: torch.Tensor | None, size: int) -> torch.Tensor:
 def test_the_sampler_visits_the_bridge_between_estimate_and_image():
     oracle = Oracle(3.0)
     assert torch.all(walk(oracle, None, 4) == 3.0)
-    assert list(oracle.states) == [1.0, 0.75, 0.5, 0.25]
+    assert list(oracle.states) == pytest.approx(TIMES)
     for t, state in oracle.states.items():
         np.testing.assert_allclose(state.numpy(), 3 * (1 - t) + t, rtol=1e-6)
 
@@ -102,9 +109,12 @@ def test_the_residual_is_that_of_the_walk_without_its_noise():
 def test_the_samplers_noise_is_that_of_the_brownian_bridge():
     oracle = Oracle(3.0)
     assert torch.all(walk(oracle, drawn(4, size=256), 256) == 3.0)
-    deviations = {t: (s - (3 * (1 - t) + t)).double() for t, s in oracle.states.items()}
+    deviations = {
+        time: (state - (3 * (1 - time) + time)).double()
+        for time, state in zip(TIMES, oracle.states.values(), strict=True)
+    }
     # Covariance of the bridge: σ² s (1 − t) for s ≤ t, whatever the steps in between.
-    for s, t in [(0.25, 0.25), (0.5, 0.5), (0.75, 0.75), (0.25, 0.5), (0.25, 0.75), (0.5, 0.75)]:
+    for s, t in itertools.combinations_with_replacement(TIMES[:0:-1], 2):
         covariance = float((deviations[s] * deviations[t]).mean())
         assert covariance == pytest.approx(SIGMA**2 * s * (1 - t), rel=0.03)
     assert not deviations[1.0].any()
@@ -129,7 +139,7 @@ def test_a_fresh_model_brings_the_estimate_closer_to_the_data(family, fresh, pro
     problem = problems[family]
     given = tensors(problem)
     image = run(fresh, problem, 1)
-    lam = fresh.config.lambda_min + LAMBDA_START
+    lam = fresh.config.lambda_min + (problem.noise_level / ERROR_START) ** 2
     gram = normal_operator(family, tables(problem, given))
     expected = given["b"] + lam * given["x1"]
     before = torch.linalg.norm(expected - gram(given["x1"]) - lam * given["x1"])
@@ -191,24 +201,39 @@ def test_a_batch_is_its_images_one_by_one(family, model, problems):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("bias", "low", "high"), [(-1e6, 0.01, 0.02), (1e6, 100.0, 200.0)])
-def test_lambda_stays_in_its_bounds(bias, low, high, fresh: LdmPir):
+@pytest.mark.parametrize("error", [0.02, 0.1])
+@pytest.mark.parametrize("noise_level", [0.0, 0.01, 0.05])
+def test_lambda_weighs_the_networks_error_against_the_noise(error, noise_level, fresh: LdmPir):
+    fresh.log_error.bias.fill_(math.log(error))
+    lam = seen_lambda(fresh, noise_level)
+    assert lam == pytest.approx(0.01 + (noise_level / error) ** 2, rel=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("bias", "noise_level", "expected"),
+    [(1e6, 0.1, 0.02), (-1e6, 1e-3, 1.01), (-1e6, 1.0, 100.0), (0.0, 1e6, 100.0)],
+)
+def test_lambda_stays_in_its_bounds(bias, noise_level, expected, fresh: LdmPir):
+    fresh.log_error.bias.fill_(bias)
+    assert seen_lambda(fresh, noise_level) == pytest.approx(expected, rel=1e-3)
+
+
+def seen_lambda(model: LdmPir, noise_level: float) -> float:
     """Seen from outside: with y = 0, all known and x_t = 1 the answer is λ / (1 + λ)."""
-    fresh.log_lambda.bias.fill_(bias)
     ones, zero = torch.ones(1, 2, 16, 16), torch.zeros(1, 2, 16, 16)
-    answer, _ = fresh(
+    answer, _ = model(
         ones,
         0.5,
         ones,
         zero,
-        torch.tensor([0.1]),
+        torch.tensor([noise_level]),
         torch.zeros(1, 7),
         "pointwise",
         {"mask": torch.ones(1, 16, 16)},
         -ones,
     )
-    lam = answer / (1 - answer)
-    assert low <= float(lam.min()) <= float(lam.max()) <= high
+    return float((answer / (1 - answer)).mean())
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ def test_the_preset_holds_2_1_million_parameters():
 
 def test_frozen_parameters_are_not_counted(fresh):
     before = n_parameters(fresh)
-    fresh.log_lambda.requires_grad_(False)
+    fresh.log_error.requires_grad_(False)
     assert n_parameters(fresh) == before - fresh.config.embedding - 1
 
 

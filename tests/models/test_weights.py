@@ -72,7 +72,7 @@ def with_an_unknown_entry(path: Path) -> None:
 def without_a_tensor(path: Path) -> None:
     tensors = load_file(path)
     config = ModelConfig(widths=(8, 8, 8, 8), embedding=8, n_cg=3).model_dump_json()
-    tensors.pop("log_lambda.bias")
+    tensors.pop("log_error.bias")
     save_file(tensors, path, metadata={"config": config})
 
 

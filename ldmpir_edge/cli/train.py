@@ -26,6 +26,10 @@ def train(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder of checkpoint, log and weights.")
     ],
+    initial: Annotated[
+        Path | None,
+        typer.Option("--initial", help="Weights (safetensors) that a new run starts from."),
+    ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that simulate scans.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Report as one JSON object.")] = False,
 ) -> None:
@@ -41,7 +45,9 @@ def train(
         from ldmpir_edge.training.recipe import read_recipe
 
     config, plan = read_recipe(recipe)
-    trainer = Trainer(config, plan, load_folder(*images), output, n_workers=workers)
+    trainer = Trainer(
+        config, plan, load_folder(*images), output, n_workers=workers, initial=initial
+    )
     recent: deque[float] = deque(maxlen=100)
     with progress_bar("training") as progress:
         bar = progress.task_ids[0]

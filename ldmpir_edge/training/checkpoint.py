@@ -20,7 +20,7 @@ class Checkpoint(TypedDict):
     update: int
     model: dict[str, Tensor]
     average: dict[str, Tensor]
-    optimizer: dict[str, Any]
+    optimizers: list[dict[str, Any]]
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -20,6 +20,8 @@ from ldmpir_edge.training.images import ImageStack
 from ldmpir_edge.training.recipe import Recipe, TrainingTask
 
 AIR_HU = -1000.0
+ECHO_BLOCK = 32
+"""Examples among which the uses of an echoed one are spread; a worker keeps them in memory."""
 N_VIEWS = 10
 """Views to draw before one that shows almost nothing is taken as it is."""
 
@@ -59,6 +61,8 @@ class SimulatedScans(Dataset[TrainingItem]):
         Image sizes to draw from.
     start, length
         First index and number of examples.
+    echo
+        Times that each example is used, in an order that is a function of the seed.
 
     Raises
     ------
@@ -73,7 +77,10 @@ class SimulatedScans(Dataset[TrainingItem]):
         sizes: Sequence[int],
         start: int,
         length: int,
+        echo: int = 1,
     ) -> None:
+        self.echo = echo
+        self._kept: dict[int, TrainingItem] = {}
         self.stacks = tuple(stacks)
         self.recipe = recipe
         self.sizes = tuple(sizes)
@@ -97,7 +104,23 @@ class SimulatedScans(Dataset[TrainingItem]):
         return self.length
 
     def __getitem__(self, index: int) -> TrainingItem:
-        return to_tensors(self.example(self.start + index))
+        source = self.source(self.start + index)
+        if self.echo == 1:
+            return to_tensors(self.example(source))
+        if source not in self._kept:
+            block = source // ECHO_BLOCK
+            self._kept = {k: v for k, v in self._kept.items() if k // ECHO_BLOCK == block}
+            self._kept[source] = to_tensors(self.example(source))
+        return self._kept[source]
+
+    def source(self, place: int) -> int:
+        """Return the index of the example that is used at a place of the echoed sequence."""
+        if self.echo == 1:
+            return place
+        block, within = divmod(place, self.echo * ECHO_BLOCK)
+        rng = np.random.default_rng([self.recipe.seed, block, self.echo, ECHO_BLOCK])
+        order = rng.permutation(self.echo * ECHO_BLOCK)
+        return block * ECHO_BLOCK + int(order[within]) % ECHO_BLOCK
 
     def example(self, index: int) -> Example:
         """Draw example `index`.

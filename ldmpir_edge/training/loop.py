@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from ldmpir_edge.models.config import ModelConfig
 from ldmpir_edge.models.ksm import normal_operator
 from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.models.sampler import bridge_state, sample
-from ldmpir_edge.models.weights import save_weights
+from ldmpir_edge.models.weights import load_weights, save_weights
 from ldmpir_edge.training.checkpoint import (
     damaged_checkpoint,
     read_checkpoint,
@@ -28,10 +29,13 @@ from ldmpir_edge.training.dataset import SimulatedScans, TrainingItem
 from ldmpir_edge.training.images import ImageStack
 from ldmpir_edge.training.log import LogRow, append_row, cut_log
 from ldmpir_edge.training.losses import image_loss
+from ldmpir_edge.training.muon import Muon
 from ldmpir_edge.training.recipe import Recipe, Stage
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
+KERNEL_AXES = 4
+"""Of a convolution's kernel; every other parameter is a vector or a small matrix."""
 WEIGHTS = "weights.safetensors"
 EMA_WARMUP = 10
 """Early in a run the average follows the weights: its decay is (1 + n) / (EMA_WARMUP + n)."""
@@ -52,11 +56,17 @@ class Trainer:
         Processes that simulate acquisitions.
     checkpoint_every
         Updates between checkpoints.
+    initial
+        Weights to start from in a new folder, of the same architecture; None starts from the
+        recipe's seed.
 
     Raises
     ------
     UsageError
-        The folder's checkpoint is damaged, or is of another architecture or recipe.
+        The folder's checkpoint is damaged, or is of another architecture or recipe; or the
+        initial weights are of another architecture.
+    BundleError
+        The initial weights cannot be read.
     OutputError
         The folder cannot be written.
     """
@@ -70,15 +80,31 @@ class Trainer:
         *,
         n_workers: int = 1,
         checkpoint_every: int = 100,
+        initial: Path | None = None,
     ) -> None:
         self.recipe, self.stacks, self.folder = recipe, stacks, folder
         self.n_workers, self.checkpoint_every = n_workers, checkpoint_every
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.model = LdmPir(config).train()
+        if initial is not None:
+            start = load_weights(initial)
+            if start.config != config:
+                raise UsageError(
+                    f"{initial} holds weights of another architecture than the recipe's: "
+                    f"{start.config} instead of {config}"
+                )
+            self.model.load_state_dict(start.state_dict())
         self.average = copy.deepcopy(self.model).eval()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=1e-4)
+        kernels = [p for p in self.model.parameters() if p.ndim == KERNEL_AXES]
+        others = [p for p in self.model.parameters() if p.ndim != KERNEL_AXES]
+        self.optimizers: tuple[torch.optim.Optimizer, ...] = (
+            Muon(kernels, lr=1e-4),
+            torch.optim.AdamW(others, lr=1e-4, weight_decay=1e-4),
+        )
         self.update = 0
+        self._n_threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self._n_threads, thread_name_prefix="example")
         make_folder(folder)
         if (folder / CHECKPOINT).exists():
             self._resume()
@@ -113,7 +139,9 @@ class Trainer:
         n_left = first + stage.n_updates - self.update
         # The stage's own range of indices keeps examples apart without a record of the past.
         begin = (number * 10_000_000) + (self.update - first) * stage.batch
-        data = SimulatedScans(self.stacks, self.recipe, stage.size, begin, n_left * stage.batch)
+        data = SimulatedScans(
+            self.stacks, self.recipe, stage.size, begin, n_left * stage.batch, stage.echo
+        )
         loader = iter(
             DataLoader(
                 data,
@@ -126,8 +154,9 @@ class Trainer:
             started = time.perf_counter()
             batch = [next(loader) for _ in range(stage.batch)]
             waited = time.perf_counter() - started
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(stage, self.update - first)
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(stage, self.update - first)
             loss, x0_hat = self._step(stage, batch)
             self.update += 1
             last = batch[-1]
@@ -149,22 +178,45 @@ class Trainer:
 
     def _step(self, stage: Stage, batch: Sequence[TrainingItem]) -> tuple[float, Tensor]:
         """Update the weights; return the loss and the last example's reconstruction."""
-        # Draws are tied to the update, not to the process, so that a resumed run repeats them.
-        draws = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.update)
-        self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for item in batch:
-            x0_hat = self._predict(stage, item, draws)
-            loss = image_loss(x0_hat, item["target"], item["x1"], self.recipe.ssim_weight)
-            loss = loss / len(batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
+        # Examples side by side, each on its share of the cores: the many small operations of the
+        # physics gain little from more. Half as many seconds an example on two cores.
+        n_abreast = min(len(batch), self._n_threads)
+
+        def work(k: int) -> tuple[float, Tensor, list[Tensor]]:
+            if n_abreast > 1:
+                torch.set_num_threads(self._n_threads // n_abreast)  # of this thread alone
+            return self._gradients(stage, batch, k)
+
+        if n_abreast > 1:
+            done = list(self._pool.map(work, range(len(batch))))
+        else:
+            done = [work(k) for k in range(len(batch))]
+        for parameter, *gradients in zip(
+            self.model.parameters(), *(gradients for _, _, gradients in done), strict=True
+        ):
+            parameter.grad = torch.stack(gradients).mean(dim=0)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
         # One example that overflows must not destroy the weights of hours.
         if torch.isfinite(norm):
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             self._follow()
-        return total, x0_hat.detach()
+        return sum(loss for loss, _, _ in done) / len(done), done[-1][1]
+
+    def _gradients(
+        self, stage: Stage, batch: Sequence[TrainingItem], k: int
+    ) -> tuple[float, Tensor, list[Tensor]]:
+        """Return the loss of example k, its reconstruction and the gradients of the weights."""
+        # Draws are tied to the update, not to the process, so that a resumed run repeats them.
+        draws = torch.Generator().manual_seed(
+            self.recipe.seed * 1_000_003 + self.update * len(batch) + k
+        )
+        x0_hat = self._predict(stage, batch[k], draws)
+        loss = image_loss(x0_hat, batch[k]["target"], batch[k]["x1"], self.recipe.ssim_weight)
+        gradients = torch.autograd.grad(
+            loss, list(self.model.parameters()), allow_unused=True, materialize_grads=True
+        )
+        return loss.item(), x0_hat.detach(), list(gradients)
 
     def _predict(self, stage: Stage, item: TrainingItem, draws: torch.Generator) -> Tensor:
         x1, b, family, tables = item["x1"], item["b"], item["family"], item["tables"]
@@ -174,7 +226,8 @@ class Trainer:
             return sample(
                 self.model, x1, b, level, condition, family, tables, stage.n_steps[choice]
             )
-        t = torch.rand((), generator=draws).clamp(0.05, 1.0)
+        # Times as the sampler meets them: evenly in their logarithm.
+        t = self.model.config.t_last ** torch.rand((), generator=draws)
         noise = torch.randn(x1.shape, generator=draws)
         target, sigma = item["target"], self.model.config.sigma_bridge
         x_t = bridge_state(target, x1, t, sigma, noise)
@@ -199,7 +252,7 @@ class Trainer:
                 "update": self.update,
                 "model": self.model.state_dict(),
                 "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             },
         )
         with output_errors(self.folder / WEIGHTS):
@@ -219,7 +272,8 @@ class Trainer:
                 raise ValueError(f"it stands at update {state['update']} of {self.n_updates}")
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for optimizer, its_state in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(its_state)
             self.update = state["update"]
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as err:
             raise damaged_checkpoint(path, err) from err

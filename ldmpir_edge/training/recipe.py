@@ -35,7 +35,11 @@ class Stage(BaseModel):
     size
         Image sizes to draw from, multiples of 16 from 32.
     batch
-        Examples of one update, drawn from one after the other.
+        Examples of one update; they are worked on side by side where there are cores for it.
+    echo
+        Times that each example is used, its uses spread over some hundred updates. Simulating an
+        example takes as long as half an update (Choi et al., "Faster neural network training with
+        data echoing", arXiv:1907.05550, 2019).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +52,7 @@ class Stage(BaseModel):
         default=(256,), min_length=1
     )
     batch: int = Field(default=1, gt=0)
+    echo: int = Field(default=1, gt=0)
 
 
 class Recipe(BaseModel):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from ldmpir_edge.errors import ScanDataError
 from ldmpir_edge.models.engine import engine_inputs
-from ldmpir_edge.training.dataset import SimulatedScans, to_tensors
+from ldmpir_edge.training.dataset import ECHO_BLOCK, SimulatedScans, to_tensors
 from ldmpir_edge.training.images import ImageStack
 from ldmpir_edge.training.recipe import Recipe, Stage
 
@@ -18,8 +20,8 @@ STAGES = (Stage(n_updates=1, learning_rate=1e-3),)
 MIX = Recipe(seed=5, stages=STAGES)
 
 
-def scans(stacks, recipe=MIX, sizes=(32,), start=0, length=20) -> SimulatedScans:
-    return SimulatedScans(stacks, recipe, sizes, start, length)
+def scans(stacks, recipe=MIX, sizes=(32,), start=0, length=20, echo=1) -> SimulatedScans:
+    return SimulatedScans(stacks, recipe, sizes, start, length, echo)
 
 
 def assert_same(a, b) -> None:
@@ -45,6 +47,35 @@ def test_an_example_is_a_function_of_seed_and_index(mr, ct):
     assert not torch.equal(whole[5]["target"], whole[6]["target"])
     other = scans([mr, ct], recipe=MIX.model_copy(update={"seed": 6}))
     assert not torch.equal(whole[5]["target"], other[5]["target"])
+
+
+def test_echo_uses_every_example_equally_often_in_an_order_of_the_seed(mr):
+    data = scans([mr], length=3 * 2 * ECHO_BLOCK, echo=3)
+    order = [data.source(k) for k in range(len(data))]
+    for block in range(2):
+        first = block * ECHO_BLOCK
+        used = sorted(order[3 * first : 3 * (first + ECHO_BLOCK)])
+        assert used == sorted(3 * list(range(first, first + ECHO_BLOCK)))
+    # Spread out: hardly any example follows itself.
+    assert sum(a == b for a, b in pairwise(order)) < 10
+    assert order == [scans([mr], echo=3).source(k) for k in range(len(data))]
+    assert order != [
+        scans([mr], MIX.model_copy(update={"seed": 6}), echo=3).source(k) for k in range(len(data))
+    ]
+
+
+def test_an_echoed_example_is_simulated_once(mr, monkeypatch):
+    data = scans([mr], length=2 * ECHO_BLOCK, echo=2)
+    made: list[int] = []
+    simulate = SimulatedScans.example
+    monkeypatch.setattr(
+        SimulatedScans, "example", lambda self, k: made.append(k) or simulate(self, k)
+    )
+    for k in range(2 * ECHO_BLOCK):
+        assert_same(data[k], to_tensors(simulate(data, data.source(k))))
+    assert sorted(made) == list(range(ECHO_BLOCK))
+    # From the middle, as after a resumption.
+    assert_same(scans([mr], start=17, echo=2)[3], data[20])
 
 
 def test_worker_processes_give_the_same_examples(mr, ct):

@@ -28,7 +28,9 @@ TWO_STAGES = Recipe(
     tasks={"denoise": 1.0, "mri-columns": 1.0},
     stages=(
         Stage(n_updates=4, learning_rate=1e-3, warmup=2, size=(32, 48)),
-        Stage(n_updates=4, learning_rate=1e-3, warmup=1, size=(32,), n_steps=(1, 2), batch=2),
+        Stage(
+            n_updates=4, learning_rate=1e-3, warmup=1, size=(32,), n_steps=(1, 2), batch=2, echo=2
+        ),
     ),
 )
 
@@ -113,6 +115,26 @@ def test_the_seed_decides_the_run_and_leaves_torchs_own_alone(whole, tmp_path, m
     assert again.read_bytes() == (whole / "weights.safetensors").read_bytes()
 
 
+def test_a_run_starts_from_initial_weights_and_goes_on_from_its_own(whole, tmp_path, mr):
+    weights = whole / "weights.safetensors"
+    run = trainer(tmp_path, [mr], initial=weights)
+    for name, value in load_weights(weights).state_dict().items():
+        assert torch.equal(run.model.state_dict()[name], value), name
+        assert torch.equal(run.average.state_dict()[name], value), name
+    run.run(ignore)
+    again = trainer(tmp_path, [mr], initial=weights)
+    assert again.update == 8
+    assert torch.equal(
+        again.model.state_dict()["unet.stem.weight"], run.model.state_dict()["unet.stem.weight"]
+    )
+
+
+def test_initial_weights_of_another_architecture_are_refused(whole, tmp_path, mr):
+    other = TINY.model_copy(update={"n_cg": 3})
+    with pytest.raises(UsageError, match=r"weights\.safetensors holds weights of another archit"):
+        trainer(tmp_path, [mr], config=other, initial=whole / "weights.safetensors")
+
+
 def test_the_log_has_one_row_an_update(whole):
     log = rows(whole)
     assert list(log[0]) == [
@@ -150,7 +172,7 @@ def test_the_weights_are_those_of_the_average(whole):
 def test_the_average_follows_the_weights_by_its_decay(tmp_path, mr):
     recipe = TWO_STAGES.model_copy(update={"ema_decay": 0.3})
     run = trainer(tmp_path, [mr], recipe)
-    name = "log_lambda.bias"
+    name = "log_error.bias"
     weights = [float(run.model.state_dict()[name])]
     averages = [weights[0]]
 
@@ -167,13 +189,13 @@ def test_the_average_follows_the_weights_by_its_decay(tmp_path, mr):
     assert weights[-1] != weights[0]
 
 
-def test_thirty_updates_on_one_example_lower_its_loss(tmp_path, mr, monkeypatch):
+def test_sixty_updates_on_one_example_lower_its_loss(tmp_path, mr, monkeypatch):
     class OneExample(SimulatedScans):
         def example(self, index: int) -> Example:
             return super().example(0)
 
     monkeypatch.setattr(loop, "SimulatedScans", OneExample)
-    stage = Stage(n_updates=30, learning_rate=3e-3, warmup=3, size=(32,), n_steps=(2,))
+    stage = Stage(n_updates=60, learning_rate=1e-2, warmup=3, size=(32,), n_steps=(2,))
     recipe = Recipe(seed=1, tasks={"mri-columns": 1.0}, stages=(stage,))
     losses: list[float] = []
     gains: list[float] = []
@@ -210,7 +232,7 @@ def test_the_learning_rate_warms_up_and_decays_to_a_tenth(tmp_path, mr):
     # The optimiser uses it, each stage from its own start.
     run = trainer(tmp_path, [mr])
     used: list[float] = []
-    run.run(lambda _row: used.append(run.optimizer.param_groups[0]["lr"]))
+    run.run(lambda _row: used.append(run.optimizers[0].param_groups[0]["lr"]))
     expected = [learning_rate(s, k) for s in TWO_STAGES.stages for k in range(4)]
     assert used == expected
 
@@ -269,8 +291,9 @@ def edited(**changes):
         edited(recipe={"stages": []}),
         edited(model=None),
         edited(model={"unet": torch.zeros(3)}),
-        edited(optimizer={}),
-        edited(optimizer={"state": {}, "param_groups": []}),
+        edited(optimizers=7),
+        edited(optimizers=[]),
+        edited(optimizers=[{"state": {}, "param_groups": []}] * 2),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_with_the_way_out(harm, whole, mr):

@@ -9,14 +9,23 @@ import torch
 from torch import Tensor
 
 from ldmpir_edge.physics.conjugate_gradient import iterate
-from ldmpir_edge.physics.normal import NORMAL_OPERATORS
+from ldmpir_edge.physics.normal import (
+    NORMAL_OPERATORS,
+    SOLVER_OPERATORS,
+    from_solver,
+    to_solver,
+)
 from ldmpir_edge.physics.problem import Family
 
 
 def normal_operator(family: Family, tables: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
     """Bind the tables of a family to its normal operator x → AᴴA x on `(B, 2, H, W)`."""
-    operator = NORMAL_OPERATORS[family]
+    return _bind(NORMAL_OPERATORS[family], tables)
 
+
+def _bind(
+    operator: Callable[[Tensor, Mapping[str, Tensor]], Tensor], tables: Mapping[str, Tensor]
+) -> Callable[[Tensor], Tensor]:
     def apply(x: Tensor) -> Tensor:
         result: Tensor
         if torch.is_grad_enabled() and x.requires_grad:
@@ -83,10 +92,11 @@ def data_consistency(
         x and the residual of the data, b − AᴴA x, both `(B, 2, H, W)`. The residual comes from
         that of the solver, without another application of AᴴA.
     """
-    target = b + lam * x0_hat
-    gram = normal_operator(family, tables)
     if family == "pointwise":
-        solved = target / (tables["mask"][:, None] + lam)
-        return solved, b - gram(solved)
-    x, residual = iterate(lambda v: gram(v) + lam * v, target, x0_hat, n_cg)
-    return x, residual + lam * (x - x0_hat)
+        solved = (b + lam * x0_hat) / (tables["mask"][:, None] + lam)
+        return solved, b - normal_operator(family, tables)(solved)
+    gram = _bind(SOLVER_OPERATORS[family], tables)
+    start, data = (to_solver(image, family, tables) for image in (x0_hat, b))
+    x, residual = iterate(lambda v: gram(v) + lam * v, data + lam * start, start, n_cg)
+    residual = residual + lam * (x - start)
+    return from_solver(x, family), from_solver(residual, family)

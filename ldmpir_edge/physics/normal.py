@@ -19,7 +19,28 @@ Tables = Mapping[str, Array]
 
 
 def gram_cartesian1d(x: Array, tables: Tables) -> Array:
-    """Apply Σ_c S̄_c ((S_c x) Fᴴ F), the readout axis having cancelled.
+    """Apply Σ_c S̄_c ((S_c x) Fᴴ F), the readout axis having cancelled; see `gram_halves`."""
+    return unfold_rows(gram_halves(fold_rows(x, tables), tables))
+
+
+def fold_rows(x: Array, tables: Tables) -> Array:
+    """Lay the mirrored right half of each row behind the left: `(B, 2, H, W)` → `(B, 4, H, W/2)`.
+
+    The planes are the real and imaginary left halves, then the right ones.
+    """
+    xp = array_namespace(x)
+    half = tables["cos"].shape[0]
+    return xp.concat([x[..., :half], xp.flip(x[..., half:], axis=-1)], axis=1)
+
+
+def unfold_rows(x: Array) -> Array:
+    """Undo `fold_rows`."""
+    xp = array_namespace(x)
+    return xp.concat([x[:, :2], xp.flip(x[:, 2:], axis=-1)], axis=-1)
+
+
+def gram_halves(x: Array, tables: Tables) -> Array:
+    """Apply the normal operator of `cartesian1d` to folded rows, `(B, 4, H, W/2)`.
 
     F is the DFT to the sampled phase-encode columns, taken about the middle of the row: the
     phase that this puts on each column cancels in FᴴF. About the middle, cosines are even and
@@ -32,10 +53,8 @@ def gram_cartesian1d(x: Array, tables: Tables) -> Array:
     xp = array_namespace(x)
     maps, cos, sin = tables["csm_halves"], tables["cos"], tables["sin"]
     l_re, l_im, r_re, r_im = maps[:, 0], maps[:, 1], maps[:, 2], maps[:, 3]
-    half = cos.shape[0]
-    left, right = x[..., :half], xp.flip(x[..., half:], axis=-1)
-    left_re, left_im = _times_maps(left, l_re, l_im)
-    right_re, right_im = _times_maps(right, r_re, r_im)
+    left_re, left_im = _times_maps(x[:, :2], l_re, l_im)
+    right_re, right_im = _times_maps(x[:, 2:], r_re, r_im)
     k_re = (left_re + right_re) @ cos + (left_im - right_im) @ sin
     k_im = (left_im + right_im) @ cos - (left_re - right_re) @ sin
     # And back: the even part from the cosines, the odd one from the sines.
@@ -43,7 +62,7 @@ def gram_cartesian1d(x: Array, tables: Tables) -> Array:
     even_re, even_im, odd_re, odd_im = k_re @ cos, k_im @ cos, k_im @ sin, k_re @ sin
     left = _combine(even_re - odd_re, even_im + odd_im, l_re, l_im)
     right = _combine(even_re + odd_re, even_im - odd_im, r_re, r_im)
-    return xp.concat([left, xp.flip(right, axis=-1)], axis=-1)
+    return xp.concat([left, right], axis=1)
 
 
 def gram_separable(x: Array, tables: Tables) -> Array:
@@ -139,6 +158,10 @@ NORMAL_OPERATORS: dict[Family, Callable[[Array, Tables], Array]] = {
     "rays": gram_rays,
 }
 
+SOLVER_OPERATORS = {**NORMAL_OPERATORS, "cartesian1d": gram_halves}
+"""What conjugate gradients apply: to images laid out by `to_solver`, so that rows are folded once
+a solution and not once an iteration."""
+
 TABLES: dict[Family, tuple[str, ...]] = {
     "cartesian1d": ("csm_halves", "cos", "sin"),
     "separable": ("csm", "left", "right", "mask"),
@@ -153,6 +176,17 @@ TABLES: dict[Family, tuple[str, ...]] = {
         "filter",
     ),
 }
+
+
+def to_solver(x: Array, family: Family, tables: Tables) -> Array:
+    """Lay out an image `(B, 2, H, W)` for `SOLVER_OPERATORS`; inner products stay as they are."""
+    return fold_rows(x, tables) if family == "cartesian1d" else x
+
+
+def from_solver(x: Array, family: Family) -> Array:
+    """Undo `to_solver`."""
+    return unfold_rows(x) if family == "cartesian1d" else x
+
 
 BATCHED_TABLES = frozenset({"csm", "csm_halves", "mask"})
 """Tables with a batch axis; the others depend on the geometry alone and are shared."""

@@ -18,12 +18,14 @@ def overlap(
     prepare: Callable[[int], Prepared],
     run: Callable[[int, Prepared], Ran],
     finish: Callable[[int, Prepared, Ran], Finished],
+    meanwhile: Callable[[], None],
 ) -> Iterator[Finished]:
     """Yield `finish(i, p, run(i, p))` with `p = prepare(i)` for i = 0, 1, … in order.
 
     `run` is called in the caller's thread; `prepare` and `finish` in one thread beside it, which
-    works at most one item ahead and one behind, so that three items are held at a time. Closing
-    the generator, or an error, waits for what that thread is doing and ends it.
+    works at most one item ahead and one behind, so that three items are held at a time. While the
+    first item is prepared, the caller's thread does `meanwhile`. Closing the generator, or an
+    error, waits for what that thread is doing and ends it.
 
     The matrix products of NumPy and SciPy are kept to one thread meanwhile, in the whole process:
     their spinning threads and the engine's otherwise take the cores from each other.
@@ -40,6 +42,7 @@ def overlap(
         pool = ThreadPoolExecutor(1, thread_name_prefix="ldmpir-beside-engine")
         try:
             ahead = pool.submit(prepare, 0)
+            meanwhile()
             behind: Future[Finished] | None = None
             for index in range(n_items):
                 prepared = ahead.result()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import ldmpir_edge
 from ldmpir_edge.bundle import Bundle, open_bundle
 from ldmpir_edge.bundle.schema import Precision
-from ldmpir_edge.errors import BackendError, UsageError
+from ldmpir_edge.errors import BackendError, LdmpirError, UsageError
 from ldmpir_edge.physics.engine_input import engine_arrays
 from ldmpir_edge.physics.problem import Family, Problem, Task
 from ldmpir_edge.reconstruct.checks import check_slice
@@ -25,6 +25,7 @@ from ldmpir_edge.reconstruct.overlap import overlap
 from ldmpir_edge.reconstruct.slices import (
     PreparedSlice,
     least_grid,
+    likely_family,
     output_info,
     output_shape,
     prepare_slice,
@@ -259,7 +260,12 @@ class Reconstructor:
             made = self._provenance(scan, task, seed, created, answer.backend)
             return ReconstructedSlice(index, image, made, checks, self._notes(prepared))
 
-        yield from overlap(scan.n_slices, prepare, run, finish)
+        def warm_up() -> None:
+            # Only a guess, to save time: what cannot be loaded is said when it is needed.
+            with suppress(LdmpirError), self._timed("load"):
+                self._engine(likely_family(scan, task))
+
+        yield from overlap(scan.n_slices, prepare, run, finish, warm_up)
 
     def _run(self, problem: Problem, seed: int | None, index: int) -> _Answer:
         with self._timed("load"):

@@ -17,7 +17,7 @@ from ldmpir_edge.physics.image_problem import (
 )
 from ldmpir_edge.physics.mri_problem import build_mri_problem
 from ldmpir_edge.physics.padding import padded_size
-from ldmpir_edge.physics.problem import Problem, Task
+from ldmpir_edge.physics.problem import Family, Problem, Task
 from ldmpir_edge.scans.model import ImageScan, KspaceScan, Scan, ScanInfo, SinogramScan
 from ldmpir_edge.scans.prepare_mri import prepare_mri
 
@@ -89,6 +89,19 @@ def prepare_slice(scan: Scan, index: int, task: Task) -> PreparedSlice:
     if isinstance(scan, ImageScan):
         return _prepare_image(scan, index, task)
     raise UsageError(f"no way to reconstruct a {type(scan).__name__}")
+
+
+def likely_family(scan: Scan, task: Task) -> Family:
+    """Guess the family of a scan's problems before anything is read.
+
+    A mask that the file does not state may turn out to be 2-D, and a fan with many views is
+    rebinned to parallel beams.
+    """
+    if isinstance(scan, KspaceScan):
+        return "separable" if scan.mask is not None and scan.mask.ndim > 1 else "cartesian1d"
+    if isinstance(scan, SinogramScan):
+        return "rays" if scan.geometry.is_fan else "toeplitz"
+    return "separable" if task == "super-resolve" else "pointwise"
 
 
 def least_grid(scan: Scan, task: Task) -> tuple[int, int]:

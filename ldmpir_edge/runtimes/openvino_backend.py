@@ -60,9 +60,14 @@ class OpenVinoEngine(Engine):
         self._compiled: OrderedDict[_Shapes, Any] = OrderedDict()
         # A model whose files nobody vouches for (one being gated) is not worth its space there.
         vouched = variant.content_sha256 is not None
-        self._cache = SealedCache(cache_root() / "compiled", seal_key_file()) if vouched else None
+        self._cache, self._notes = (
+            (SealedCache(cache_root() / folder, seal_key_file()) if vouched else None)
+            for folder in ("compiled", "compiled-last")
+        )
         # A compiled model may be found in the cache, and then the graph is never parsed.
         self._model = None if vouched else self._read()
+        self._latest: _Shapes | None = None
+        self._recall()
 
     def close(self) -> None:
         """Drop the model and everything compiled from it."""
@@ -85,21 +90,46 @@ class OpenVinoEngine(Engine):
         self._compiled.move_to_end(shapes)
         return self._compiled[shapes]
 
+    def _recall(self) -> None:
+        """Import the model compiled for the shapes that a process before this one used last.
+
+        The next scan mostly has them too, and its engine is loaded while it is prepared.
+        """
+        if self._cache is None or self._notes is None:
+            return
+        note = self._notes.get(self._cache_name(None))
+        if note is None:
+            return
+        shapes = tuple((name, tuple(shape)) for name, shape in json.loads(note))
+        compiled = self._import(self._cache, self._cache_name(shapes))
+        if compiled is not None:
+            self._latest = shapes
+            self._compiled[shapes] = compiled
+
     def _import_or_compile(self, shapes: _Shapes) -> Any:
-        if self._cache is None:
+        if self._cache is None or self._notes is None:
             return self._compile(shapes)
         name = self._cache_name(shapes)
-        blob = self._cache.get(name)
-        if blob is not None:
-            try:
-                return self._core.import_model(blob, DEVICE, self._properties)
-            except Exception as err:  # noqa: BLE001 - whatever it is, the graph can be compiled
-                _log.debug("OpenVINO does not take its own blob %s: %s", name, one_line(err))
-        compiled = self._compile(shapes)
-        blob = _export(compiled)
-        if blob is not None:
-            self._cache.put(name, blob)
+        compiled = self._import(self._cache, name)
+        if compiled is None:
+            compiled = self._compile(shapes)
+            blob = _export(compiled)
+            if blob is not None:
+                self._cache.put(name, blob)
+        if shapes != self._latest:
+            self._latest = shapes
+            self._notes.put(self._cache_name(None), json.dumps(shapes).encode())
         return compiled
+
+    def _import(self, cache: SealedCache, name: str) -> Any | None:
+        blob = cache.get(name)
+        if blob is None:
+            return None
+        try:
+            return self._core.import_model(blob, DEVICE, self._properties)
+        except Exception as err:  # noqa: BLE001 - whatever it is, the graph can be compiled
+            _log.debug("OpenVINO does not take its own blob %s: %s", name, one_line(err))
+            return None
 
     def _compile(self, shapes: _Shapes) -> Any:
         if self._model is None:
@@ -111,8 +141,8 @@ class OpenVinoEngine(Engine):
     def _read(self) -> Any:
         return self._core.read_model(str(self.variant.graph))
 
-    def _cache_name(self, shapes: _Shapes) -> str:
-        """Hash everything that the compiled model depends on."""
+    def _cache_name(self, shapes: _Shapes | None) -> str:
+        """Hash everything that the compiled model depends on; None names the latest shapes."""
         document = {
             "variant": self.variant.content_sha256,
             "shapes": shapes,

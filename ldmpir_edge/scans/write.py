@@ -12,21 +12,25 @@ from ldmpir_edge.atomic import make_folder, output_errors
 from ldmpir_edge.errors import OutputError, ShapeError, UsageError
 from ldmpir_edge.scans.reconstruction import ReconstructedSlice, Reconstruction, VolumeHeader
 from ldmpir_edge.scans.writers import SliceSink, Writer
-from ldmpir_edge.scans.writers.dicom import write_dicom
-from ldmpir_edge.scans.writers.h5 import write_h5
-from ldmpir_edge.scans.writers.nifti import write_nifti
-from ldmpir_edge.scans.writers.npy import write_npy
-from ldmpir_edge.scans.writers.png import write_png
 
-_WRITERS: dict[str, tuple[str, Writer]] = {
-    "dicom": ("", write_dicom),
-    "h5": (".h5", write_h5),
-    "nii": (".nii.gz", write_nifti),
-    "npy": (".npy", write_npy),
-    "png": (".png", write_png),
-}
+_SUFFIXES = {"dicom": "", "h5": ".h5", "nii": ".nii.gz", "npy": ".npy", "png": ".png"}
 
-FORMATS = tuple(_WRITERS)
+FORMATS = tuple(_SUFFIXES)
+
+
+def _writer(name: str) -> Writer:
+    """Import the writer of a format, and with it the one library that it needs."""
+    if name == "dicom":
+        from ldmpir_edge.scans.writers.dicom import write_dicom as write
+    elif name == "h5":
+        from ldmpir_edge.scans.writers.h5 import write_h5 as write
+    elif name == "nii":
+        from ldmpir_edge.scans.writers.nifti import write_nifti as write
+    elif name == "npy":
+        from ldmpir_edge.scans.writers.npy import write_npy as write
+    else:
+        from ldmpir_edge.scans.writers.png import write_png as write
+    return write
 
 
 class Outputs:
@@ -131,18 +135,18 @@ def open_outputs(header: VolumeHeader, folder: Path, formats: Sequence[str]) -> 
         cannot be written.
     """
     wanted = list(dict.fromkeys(formats))
-    unknown = [name for name in wanted if name not in _WRITERS]
+    unknown = [name for name in wanted if name not in _SUFFIXES]
     if unknown or not wanted:
         given = ", ".join(unknown) if unknown else "nothing"
         raise UsageError(f"unknown output format {given}; choose of {', '.join(FORMATS)}")
-    paths = [folder / f"{header.stem}{_WRITERS[name][0]}" for name in wanted]
+    paths = [folder / f"{header.stem}{_SUFFIXES[name]}" for name in wanted]
     for path in paths:
         _refuse_input(path, header.input_files)
     with ExitStack() as stack:
         stack.enter_context(_made_folder(folder))
         sinks = []
         for name, path in zip(wanted, paths, strict=True):
-            sinks.append(stack.enter_context(closing(_WRITERS[name][1](header, path))))
+            sinks.append(stack.enter_context(closing(_writer(name)(header, path))))
             next(sinks[-1])
         outputs = stack.enter_context(closing(Outputs(header, paths, sinks)))
         yield outputs

@@ -14,7 +14,11 @@ from ldmpir_edge.reconstruct.overlap import overlap
 
 
 def as_pairs(n_items, *, prepare=lambda i: ("p", i), run=lambda i, p: ("r", i), finish=None):
-    return overlap(n_items, prepare, run, finish or (lambda i, p, r: (i, p, r)))
+    return overlap(n_items, prepare, run, finish or (lambda i, p, r: (i, p, r)), nothing)
+
+
+def nothing() -> None:
+    """What there is to do while the first item is prepared, mostly."""
 
 
 def helpers():
@@ -34,9 +38,25 @@ def test_preparing_running_and_finishing_overlap():
         time.sleep(pause)
 
     started = time.perf_counter()
-    list(overlap(n_items, slow, slow, lambda i, p, r: None))
+    list(overlap(n_items, slow, slow, lambda i, p, r: None, nothing))
     # One after the other takes 16 pauses; overlapped 9.
     assert time.perf_counter() - started < 12.5 * pause
+
+
+def test_the_wait_for_the_first_item_is_used():
+    preparing, met = threading.Event(), []
+
+    def prepare(i):
+        preparing.set()
+        time.sleep(0.05)
+        met.append("prepared")
+
+    def meanwhile():
+        assert preparing.wait(5)
+        met.append("meanwhile")
+
+    list(overlap(2, prepare, lambda i, p: met.append("ran"), lambda i, p, r: None, meanwhile))
+    assert met[:3] == ["meanwhile", "prepared", "ran"]
 
 
 def test_the_engine_stays_in_the_caller_s_thread_and_the_rest_in_one_other():
@@ -45,7 +65,7 @@ def test_the_engine_stays_in_the_caller_s_thread_and_the_rest_in_one_other():
     def note(stage):
         return lambda *_: seen[stage].add(threading.get_ident())
 
-    list(overlap(5, note("prepare"), note("run"), note("finish")))
+    list(overlap(5, note("prepare"), note("run"), note("finish"), nothing))
     assert seen["run"] == {threading.get_ident()}
     assert len(seen["prepare"] | seen["finish"]) == 1
     assert seen["prepare"] != seen["run"]
@@ -61,7 +81,7 @@ def test_no_more_than_three_items_are_held():
     def finish(*_):
         finished[0] += 1
 
-    for _ in overlap(20, prepare, lambda i, p: time.sleep(0.002), finish):
+    for _ in overlap(20, prepare, lambda i, p: time.sleep(0.002), finish, nothing):
         time.sleep(0.005)  # a slow consumer holds the others back
     assert most[0] <= 3
 
@@ -106,6 +126,6 @@ def test_matrix_products_are_kept_to_one_thread_meanwhile():
 
     with threadpool_limits(2, user_api="blas"):
         before = widths()
-        stages = list(overlap(2, widths, widths, lambda i, p, r: p | r))
+        stages = list(overlap(2, widths, widths, lambda i, p, r: p | r, nothing))
         assert stages == [{1}, {1}]
         assert widths() == before == {2}

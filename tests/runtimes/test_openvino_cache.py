@@ -77,6 +77,22 @@ def test_the_second_process_neither_parses_nor_compiles(
     assert len(list(folder.iterdir())) == 1
 
 
+def test_the_last_shapes_are_imported_when_the_engine_is_loaded(
+    vouched: LoadedVariant, calls: list[str]
+) -> None:
+    backend = get_backend("openvino")
+    for width in (6, 8):
+        with backend.load(vouched, None) as engine:
+            expected = engine.run(_inputs(width))
+        calls.clear()
+        with backend.load(vouched, None) as engine:
+            assert calls == ["import_model"]
+            for name, array in engine.run(_inputs(width)).items():
+                np.testing.assert_array_equal(array, expected[name])
+            # Nothing more was needed: these were the shapes.
+            assert calls == ["import_model"]
+
+
 def test_the_blob_holds_the_weights(vouched: LoadedVariant) -> None:
     inputs = _inputs()
     _image(vouched, inputs)
@@ -202,7 +218,9 @@ def test_whatever_the_compiled_model_depends_on_makes_another_file(
 
         monkeypatch.setattr(openvino.Core, "get_versions", lambda core, device: {"CPU": Newer})
     image = _image(vouched, inputs, threads)
-    assert calls == ["read_model", "compile_model"]
+    # Where all but the shapes is as before, what those before needed is imported first.
+    recalled = ["import_model"] if change == "shape" else []
+    assert calls == [*recalled, "read_model", "compile_model"]
     assert len(list(folder.iterdir())) == 2
     np.testing.assert_allclose(image, toy_answer(**inputs), rtol=1e-6)
 

@@ -16,7 +16,8 @@ LARGE = 1024
 """Values: biases are each convolution's own on purpose, and cost nothing."""
 GEMM_SIZE = 2048
 CONV_CHANNELS, CONV_SIZE, CONV_LAYERS = 64, 128, 6
-NETWORK = "/unet/"
+PARTS = ("network", "data consistency", "Krylov features")
+"""Of a slice; see `ablated`."""
 NOT_COMPUTING = frozenset(
     [
         "Parameter",
@@ -64,8 +65,8 @@ def calibrate(folder: Path, threads: int, repeats: int) -> dict[str, dict[str, f
     return rates
 
 
-def costs(path: Path, inputs: Arrays) -> dict[str, dict[str, float]]:
-    """GFLOP and GB of the network and of the physics: every operand read and result written once.
+def cost(path: Path, inputs: Arrays) -> dict[str, float]:
+    """GFLOP and GB of a graph: every operand read and every result written once.
 
     Counted on the exported graph for the shapes of `inputs`. Convolutions and matrix products
     count two operations a multiplication, everything else that computes one a result.
@@ -74,7 +75,7 @@ def costs(path: Path, inputs: Arrays) -> dict[str, dict[str, float]]:
 
     model = ov.Core().read_model(str(path))
     model.reshape({n: list(inputs[n].shape) for n in (p.get_any_name() for p in model.inputs)})
-    parts = {name: {"gflop": 0.0, "gbyte": 0.0} for name in ("network", "physics")}
+    total = {"gflop": 0.0, "gbyte": 0.0}
     for node in model.get_ordered_ops():
         kind = node.get_type_name()
         if kind in NOT_COMPUTING:
@@ -86,33 +87,45 @@ def costs(path: Path, inputs: Arrays) -> dict[str, dict[str, float]]:
             operations = 2 * out * int(np.prod(operands[1][1:]))
         elif kind == "MatMul":
             operations = 2 * out * operands[0][-1]
-        part = parts["network" if NETWORK in node.get_friendly_name() else "physics"]
-        part["gflop"] += operations / 1e9
-        part["gbyte"] += 4 * (out + sum(int(np.prod(shape)) for shape in operands)) / 1e9
-    return parts
+        total["gflop"] += operations / 1e9
+        total["gbyte"] += 4 * (out + sum(int(np.prod(shape)) for shape in operands)) / 1e9
+    return total
 
 
 def ablated(folder: Path, weights: Path, problem: Any, n_steps: int) -> dict[str, Path]:
-    """Trace the sampler whole, without its network, and without its normal operator."""
+    """Trace the sampler whole, and without each of its parts.
+
+    Without the network its correction is a hundredth of x_t; without data consistency x̂0 stays as
+    the network made it; without the Krylov features the first residual costs nothing (the later
+    ones come out of data consistency).
+    """
     from unittest import mock
 
     import torch
 
     from ldmpir_edge.export.trace import trace
-    from ldmpir_edge.models import ksm
+    from ldmpir_edge.models import ldmpir, sampler
     from ldmpir_edge.models.weights import load_weights
 
     class NoNetwork(torch.nn.Module):
         def forward(self, x, embedding):
             return 0.01 * x[:, :2]
 
+    def no_consistency(x0_hat, b, lam, *_):
+        return x0_hat + 0.01 * lam, b - 0.5 * x0_hat
+
+    def half(*_):
+        return lambda x: 0.5 * x
+
     model = load_weights(weights)
-    paths = {name: folder / f"{name}.onnx" for name in ("whole", "network", "physics")}
+    paths = {name: folder / f"{name}.onnx" for name in ("whole", *PARTS)}
     onnx.save(trace(model, problem, n_steps), paths["whole"])
-    with mock.patch.dict(ksm.NORMAL_OPERATORS, {problem.family: lambda x, tables: 0.5 * x}):
-        onnx.save(trace(model, problem, n_steps), paths["network"])
+    with mock.patch.object(ldmpir, "data_consistency", no_consistency):
+        onnx.save(trace(model, problem, n_steps), paths["data consistency"])
+    with mock.patch.object(sampler, "normal_operator", half):
+        onnx.save(trace(model, problem, n_steps), paths["Krylov features"])
     model.unet = NoNetwork()
-    onnx.save(trace(model, problem, n_steps), paths["physics"])
+    onnx.save(trace(model, problem, n_steps), paths["network"])
     return paths
 
 

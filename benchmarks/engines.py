@@ -59,3 +59,16 @@ def median_seconds(call: Callable[[], object], repeats: int, warm_up: int = 2) -
         call()
         times.append(time.perf_counter() - started)
     return statistics.median(times[warm_up:])
+
+
+def interleaved_medians(
+    calls: dict[str, Callable[[], object]], repeats: int, warm_up: int = 2
+) -> dict[str, float]:
+    """Median seconds of each call, made in turns, after `warm_up` rounds that do not count."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats + warm_up):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values[warm_up:]) for name, values in times.items()}

@@ -35,7 +35,7 @@ SIRT_ITERATIONS = 200
 def engine_section(args: argparse.Namespace, folder: Path) -> dict:
     """Ceiling, parts and graphs of one multi-coil slice."""
     import ceiling
-    from engines import ENGINES, median_seconds, runner
+    from engines import ENGINES, interleaved_medians, runner
     from problems import mri_problem
 
     from ldmpir_edge.physics.engine_input import engine_arrays
@@ -44,31 +44,35 @@ def engine_section(args: argparse.Namespace, folder: Path) -> dict:
     paths = ceiling.ablated(folder, weights, mri_problem(64), args.steps)
     inputs = engine_arrays(mri_problem(256), args.steps)
     rates = ceiling.calibrate(folder, args.threads, args.repeats)
-    cost = ceiling.costs(paths["whole"], inputs)
-    gflop = sum(part["gflop"] for part in cost.values())
+    whole = ceiling.cost(paths["whole"], inputs)
+    costs = {"whole": whole}
+    for part in ceiling.PARTS:
+        without = ceiling.cost(paths[part], inputs)
+        costs[part] = {unit: whole[unit] - without[unit] for unit in whole}
     print("\nceiling (GFLOP/s)")
     for engine, row in rates.items():
         print(f"  {engine:12s} " + "   ".join(f"{k} {v:.0f}" for k, v in row.items()))
-    print(
-        "cost: "
-        + "; ".join(f"{k} {v['gflop']:.1f} GFLOP, {v['gbyte']:.2f} GB" for k, v in cost.items())
-    )
     seconds: dict[str, dict[str, float]] = {}
     for engine in ENGINES:
-        seconds[engine] = {
-            part: median_seconds(runner(engine, path, inputs, args.threads), args.repeats)
-            for part, path in paths.items()
-        }
-        row, best = seconds[engine], max(rates[engine].values())
-        row["at_ceiling"] = gflop / best
-        row["over_ceiling"] = row["whole"] / row["at_ceiling"]
-        row["physics_share"] = 1 - row["network"] / row["whole"]
-        print(
-            f"  {engine:12s} whole {1e3 * row['whole']:.1f} ms, at the ceiling "
-            f"{1e3 * row['at_ceiling']:.1f} ms: {row['over_ceiling']:.2f} x;  without physics "
-            f"{1e3 * row['network']:.1f} ms (physics {100 * row['physics_share']:.0f} %),  without "
-            f"network {1e3 * row['physics']:.1f} ms"
-        )
+        calls = {part: runner(engine, path, inputs, args.threads) for part, path in paths.items()}
+        # In turns, so that a drift of the machine meets all parts alike.
+        medians = interleaved_medians(calls, args.repeats)
+        row = {part: medians["whole"] - medians[part] for part in ceiling.PARTS}
+        row["whole"] = medians["whole"]
+        best = max(rates[engine].values())
+        print(f"  {engine}: GFLOP, GB, ms, ms at the ceiling of {best:.0f} GFLOP/s, ratio")
+        for part, spent in row.items():
+            cost = costs[part]
+            least = cost["gflop"] / best
+            print(
+                f"    {part:18s} {cost['gflop']:6.2f} {cost['gbyte']:6.2f} {1e3 * spent:7.1f} "
+                f"{1e3 * least:7.1f} {spent / least:6.2f}"
+            )
+        physics = row["data consistency"] + row["Krylov features"]
+        row["physics_share"] = physics / row["whole"]
+        row["over_ceiling"] = row["whole"] * best / whole["gflop"]
+        print(f"    physics: {100 * row['physics_share']:.0f} % of the engine's time")
+        seconds[engine] = row
     graphs = {
         "exported": ceiling.exported_graph(paths["whole"]),
         "openvino": ceiling.executed_by_openvino(paths["whole"], inputs, args.threads),
@@ -76,7 +80,7 @@ def engine_section(args: argparse.Namespace, folder: Path) -> dict:
     }
     for name, row in graphs.items():
         print(f"  {name}: {json.dumps(row)}")
-    return {"ceiling_gflops": rates, "cost": cost, "seconds": seconds, "graphs": graphs}
+    return {"ceiling_gflops": rates, "cost": costs, "seconds": seconds, "graphs": graphs}
 
 
 def peers_section(args: argparse.Namespace) -> dict:

@@ -20,7 +20,8 @@ class ModelConfig(BaseModel):
     n_krylov
         Krylov vectors r, AᴴA r, … that the network sees; the first is free.
     n_cg
-        Conjugate-gradient iterations of the data-consistency step.
+        Conjugate-gradient iterations of the sampler's last step; the first makes one, those
+        between ever more.
     lambda_min
         Lower bound of λ; half-precision networks diverge below 0.01.
     t_last
@@ -34,7 +35,7 @@ class ModelConfig(BaseModel):
     widths: tuple[PositiveInt, ...] = Field(default=(32, 48, 104, 192), min_length=1, max_length=4)
     embedding: int = Field(default=64, gt=0)
     n_krylov: int = Field(default=1, gt=0)
-    n_cg: int = Field(default=2, gt=0)
+    n_cg: int = Field(default=4, gt=0)
     lambda_min: float = Field(default=0.01, gt=0)
     t_last: float = Field(default=0.03, gt=0, lt=1)
     sigma_bridge: float = Field(default=0.05, ge=0)

@@ -17,6 +17,9 @@ from ldmpir_edge.physics.normal import (
 )
 from ldmpir_edge.physics.problem import Family
 
+TYPICAL_DIAGONAL = 0.3
+"""Of AᴴA, for the preconditioner: between 1 / R of an accelerated scan and 1 of filtered CT."""
+
 
 def normal_operator(family: Family, tables: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
     """Bind the tables of a family to its normal operator x → AᴴA x on `(B, 2, H, W)`."""
@@ -78,14 +81,15 @@ def data_consistency(
     """Solve (AᴴA + λ) x = b + λ x0_hat, starting from x0_hat.
 
     In closed form where AᴴA is diagonal (`pointwise`), else by `n_cg` conjugate-gradient
-    iterations, as in MoDL (Aggarwal et al., IEEE TMI 38(2), 2019).
+    iterations, as in MoDL (Aggarwal et al., IEEE TMI 38(2), 2019), preconditioned by λ: pixels
+    with a large one would else hold up the others.
 
     Parameters
     ----------
     x0_hat, b
         `(B, 2, H, W)`.
     lam
-        `(B, 1, 1, 1)`, positive.
+        `(B, 1, H, W)` or `(B, 1, 1, 1)`, positive.
 
     Returns
     -------
@@ -96,7 +100,14 @@ def data_consistency(
         solved = (b + lam * x0_hat) / (tables["mask"][:, None] + lam)
         return solved, b - normal_operator(family, tables)(solved)
     gram = _bind(SOLVER_OPERATORS[family], tables)
-    start, data = (to_solver(image, family, tables) for image in (x0_hat, b))
-    x, residual = iterate(lambda v: gram(v) + lam * v, data + lam * start, start, n_cg)
-    residual = residual + lam * (x - start)
+    both = lam * torch.ones_like(x0_hat)
+    start, data, weight = (to_solver(image, family, tables) for image in (x0_hat, b, both))
+    x, residual = iterate(
+        lambda v: gram(v) + weight * v,
+        data + weight * start,
+        start,
+        n_cg,
+        1 / (TYPICAL_DIAGONAL + weight),
+    )
+    residual = residual + weight * (x - start)
     return from_solver(x, family), from_solver(residual, family)

@@ -44,6 +44,15 @@ def schedule(n_steps: int, t_last: float) -> tuple[float, ...]:
     return (1.0, *walk, 0.0)
 
 
+def iterations(step: int, n_steps: int, n_cg: int) -> int:
+    """Return the conjugate-gradient iterations of a step: 1 at the first, `n_cg` at the last.
+
+    The first answers are rough, and the data are met by the last. For 4 steps 1, 2, 3, 4 are as
+    good as 3 in each, and two less.
+    """
+    return n_cg if n_steps == 1 else round(1 + (n_cg - 1) * step / (n_steps - 1))
+
+
 def sample(
     model: LdmPir,
     x1: Tensor,
@@ -85,7 +94,10 @@ def sample(
     # is left out, and the network sees how far the walk's mean is from the data.
     x, residual = x1, b - normal_operator(family, tables)(x1)
     for k, (t, s) in enumerate(pairwise(times)):
-        x0_hat, its_residual = model(x, t, x1, b, noise_level, condition, family, tables, residual)
+        n_cg = iterations(k, n_steps, model.config.n_cg)
+        x0_hat, its_residual = model(
+            x, t, x1, b, noise_level, condition, family, tables, residual, n_cg
+        )
         x = x0_hat if s == 0 else (s / t) * x + (1 - s / t) * x0_hat
         residual = (s / t) * residual + (1 - s / t) * its_residual
         if noise is not None and s > 0:

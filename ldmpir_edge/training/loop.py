@@ -234,7 +234,8 @@ class Trainer:
         mean = bridge_state(target, x1, t, 0.0, noise)
         residual = b - normal_operator(family, tables)(mean)
         predicted: Tensor
-        predicted, _ = self.model(x_t, t, x1, b, level, condition, family, tables, residual)
+        n_cg = self.model.config.n_cg
+        predicted, _ = self.model(x_t, t, x1, b, level, condition, family, tables, residual, n_cg)
         return predicted
 
     @torch.no_grad()

@@ -14,7 +14,13 @@ from tiny_problems import tables, tensors
 from ldmpir_edge.errors import UsageError
 from ldmpir_edge.models.ksm import normal_operator
 from ldmpir_edge.models.ldmpir import ERROR_START, LdmPir
-from ldmpir_edge.models.sampler import STEP_PRESETS, bridge_state, sample, schedule
+from ldmpir_edge.models.sampler import (
+    STEP_PRESETS,
+    bridge_state,
+    iterations,
+    sample,
+    schedule,
+)
 from ldmpir_edge.physics.problem import FAMILIES, Problem
 
 SIGMA = 0.3
@@ -71,15 +77,17 @@ class Oracle:
     """Stands in for a trained model: it knows the image, and remembers what it was shown."""
 
     def __init__(self, image: float) -> None:
-        self.config = SimpleNamespace(sigma_bridge=SIGMA, t_last=T_LAST)
+        self.config = SimpleNamespace(sigma_bridge=SIGMA, t_last=T_LAST, n_cg=4)
         self.image = image
         self.states: dict[float, torch.Tensor] = {}
         self.residuals: dict[float, torch.Tensor] = {}
+        self.iterations: list[int] = []
 
     def __call__(self, x_t, t, *rest):
         self.states[t] = x_t
         x0_hat = torch.full_like(x_t, self.image)
-        self.residuals[t] = rest[-1]
+        self.residuals[t] = rest[-2]
+        self.iterations.append(rest[-1])
         return x0_hat, -x0_hat
 
 
@@ -96,6 +104,15 @@ def test_the_sampler_visits_the_bridge_between_estimate_and_image():
     assert list(oracle.states) == pytest.approx(TIMES)
     for t, state in oracle.states.items():
         np.testing.assert_allclose(state.numpy(), 3 * (1 - t) + t, rtol=1e-6)
+
+
+def test_later_steps_meet_the_data_better():
+    oracle = Oracle(3.0)
+    walk(oracle, None, 4)
+    assert oracle.iterations == [1, 2, 3, 4]
+    assert [iterations(k, 8, 4) for k in range(8)] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert iterations(0, 1, 4) == 4
+    assert [iterations(k, 4, 1) for k in range(4)] == [1, 1, 1, 1]
 
 
 def test_the_residual_is_that_of_the_walk_without_its_noise():
@@ -138,6 +155,8 @@ def test_a_fresh_model_brings_the_estimate_closer_to_the_data(family, fresh, pro
     """Its network answers zero, so that what remains is data consistency from x1."""
     problem = problems[family]
     given = tensors(problem)
+    with torch.no_grad():
+        fresh.contrast.zero_()
     image = run(fresh, problem, 1)
     lam = fresh.config.lambda_min + (problem.noise_level / ERROR_START) ** 2
     gram = normal_operator(family, tables(problem, given))
@@ -232,8 +251,26 @@ def seen_lambda(model: LdmPir, noise_level: float) -> float:
         "pointwise",
         {"mask": torch.ones(1, 16, 16)},
         -ones,
+        1,
     )
     return float((answer / (1 - answer)).mean())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
+def test_bright_tissue_listens_to_the_data_by_the_tasks_power(power, fresh: LdmPir):
+    fresh.contrast[:] = torch.tensor([power, 0, 0, 0, 0, 0, 0])
+    image = torch.full((1, 2, 16, 16), 0.0)
+    image[:, 0, :, :8], image[:, 0, :, 8:] = 1.0, 0.25
+    level, condition = torch.tensor([0.02]), torch.eye(7)[:1]
+    lam = fresh.weight(image, level, fresh.embed(0.5, level, condition), condition)[0, 0]
+    # Away from the edge between them, which is smoothed, and from the border of the image.
+    bright, faint = float(lam[8, 4]), float(lam[8, 12])
+    assert faint / bright == pytest.approx(4.0**power, rel=1e-4)
+    other = fresh.weight(
+        image, level, fresh.embed(0.5, level, torch.eye(7)[1:2]), torch.eye(7)[1:2]
+    )
+    assert float(other.std()) == pytest.approx(0, abs=1e-6)
 
 
 @torch.no_grad()

@@ -1,14 +1,15 @@
 """Measure a bundle on held-out slices that it has never seen, beside the classical image.
 
-    python benchmarks/quality.py [--bundle ldmpir-2m] [--steps 1 4 8] [-o results.json]
+    python benchmarks/quality.py [--bundle ldmpir-2m] [--steps 1 4 8] [--peers] [-o results.json]
 
 Data: ../shared/data/*/test where it is, else the generated head phantom. Measurements are
 simulated on a grid twice as fine as the one reconstructed, and go through the product's own
 preparation (coil maps, noise level), so nothing is told to the model that a scan would not tell.
 PSNR and SSIM: magnitude with the reference's maximum as range for MRI; [-1000, 1000] HU for CT.
 
-"Classical" is CG-SENSE of 6 iterations, FBP, the noisy image, its Gaussian filling, or the cubic
-interpolation: what the appliance falls back to. Tuned peers are the quality issue's business.
+"Classical" is CG-SENSE with a magnitude prior, FBP, the noisy image, its Gaussian filling, or the
+cubic interpolation: what the appliance falls back to. With --peers, the published methods that
+`tune_peers.py` has tuned for a case on training slices (or that have nothing to tune) run, too.
 """
 
 from __future__ import annotations
@@ -197,12 +198,27 @@ def images(modality: Modality, n: int) -> Iterator[np.ndarray]:
         yield rasterise(ellipses, (size, size), "mr" if modality == "mr" else "hu")
 
 
+def peer_images(case: str, scan: Scan, task: Task) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the name and the image of every published method that is ready for a case."""
+    from peers import NOTHING_TO_TUNE, PEERS, MissingPeerError, measurement, tuned
+
+    given = measurement(scan, task)
+    for name, peer in PEERS[task].items():
+        parameters = tuned(case, name)
+        if parameters or name in NOTHING_TO_TUNE:
+            try:
+                yield name, peer(**given, **parameters)
+            except MissingPeerError as err:
+                print(f"  {name}: {err}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", default="ldmpir-2m")
     parser.add_argument("--backend", default="onnxruntime")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--slices", type=int, default=4, help="of each case")
+    parser.add_argument("--peers", action="store_true", help="run the tuned published methods")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
@@ -227,6 +243,10 @@ def main() -> None:
             for method, planes in shown.items():
                 marks = score(prepared.to_scan(planes), reference, modality)
                 rows[method].append((marks.psnr, marks.ssim))
+            if args.peers:
+                for method, peer_image in peer_images(name, scan, task):
+                    marks = score(peer_image, reference, modality)
+                    rows[method].append((marks.psnr, marks.ssim))
         table[name] = {
             method: {
                 "psnr_db": round(float(np.mean([p for p, _ in marks])), 2),

@@ -29,10 +29,12 @@ from peers.errors import MissingPeerError
 from peers.image import bicubic, biharmonic, bm3d, lanczos, non_local_means
 from peers.mri import bart_l1_wavelet, sigpy_l1_wavelet, sigpy_total_variation
 
-__all__ = ["DDS", "PEERS", "MissingPeerError", "measurement", "tuned"]
+__all__ = ["DDS", "NOTHING_TO_TUNE", "PEERS", "MissingPeerError", "measurement", "tuned"]
 
 DDS = "DDS, 50 steps"
 """Name of `peers.dds` in tables, which is not in `PEERS`: it takes a problem and the network."""
+
+NOTHING_TO_TUNE = frozenset({"biharmonic", "bicubic", "Lanczos"})
 
 TUNED = Path(__file__).with_name("tuned.json")
 

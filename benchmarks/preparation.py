@@ -58,7 +58,7 @@ STAGES: dict[str, tuple[ModuleType, tuple[str, ...]]] = {
     "coil compression": (preparation, ("compression_matrix", "compress")),
     "readout transform": (preparation, ("centred_fft", "centred_ifft")),
     "coil maps": (preparation, ("estimate_coil_maps",)),
-    "CG-SENSE": (mri_problem, ("cg_sense",)),
+    "CG-SENSE": (mri_problem, ("reweighted_sense",)),
 }
 ACCELERATION = 4
 NOISE = 0.01

@@ -4,7 +4,7 @@ All minimise ½ ‖M F S x − y‖² + λ R(x) over complex images x. The measu
 99.5th percentile of |Aᴴy| first, so that one λ serves scans of any scale. They take
 
     kspace  (C, H, W) complex64, zero where not sampled, centred orthonormal transforms
-    csm     (C, H, W) complex64, Σ|S|² = 1: ‖A‖ ≤ 1, so that a gradient step of 1 is safe
+    csm     (C, H, W) complex64, Σ|S|² is 1 or 0: ‖A‖ ≤ 1, so that a gradient step of 1 is safe
     mask    (W,) or (H, W) float32, 1 where sampled
 
 and return the `(H, W)` float32 magnitude in the unit of `kspace`.

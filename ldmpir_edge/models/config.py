@@ -23,7 +23,7 @@ class ModelConfig(BaseModel):
         Conjugate-gradient iterations of the sampler's last step; the first makes one, those
         between ever more.
     lambda_min
-        Lower bound of λ; half-precision networks diverge below 0.01.
+        λ of a measurement without noise, for tissue of mean brightness.
     t_last
         Bridge time of the sampler's last step; the times before it are a geometric series from 1.
     sigma_bridge

@@ -25,6 +25,8 @@ EXPONENT_START = 1.5
 EXPONENT_LIMIT = 3.0
 FAINTEST = 0.05
 """Magnitudes below this, of an image whose bright end is 1, weigh alike."""
+DARKEST = 1e-6
+"""Light of a pixel without any, so that a black image has a mean, too."""
 
 
 class LdmPir(nn.Module):
@@ -107,12 +109,15 @@ class LdmPir(nn.Module):
         # Where the answer is bright is not for the gradient to change.
         seen = x0_hat.detach()
         magnitude = (seen**2).sum(dim=1, keepdim=True).sqrt()
-        bright = torch.clamp(F.avg_pool2d(magnitude, 3, stride=1, padding=1), min=FAINTEST)
+        mean = F.avg_pool2d(magnitude, 3, stride=1, padding=1, count_include_pad=False)
+        bright = torch.clamp(mean, min=FAINTEST)
         power = (condition * self.contrast).sum(dim=1).clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT)
         share = torch.exp(-power[:, None, None, None] * torch.log(bright))
-        # Its mean over the light of the image is 1, so that λ is what bright tissue gets.
-        mean = (share * bright).sum(dim=(1, 2, 3)) / bright.sum(dim=(1, 2, 3))
-        scaled = (lam / mean[:, None])[:, :, None, None] * share
+        # Its mean over the light of the image is 1, so that λ is what most tissue gets, whatever
+        # the background that the field of view and the padding add.
+        light = magnitude + DARKEST
+        typical = (share * light).sum(dim=(1, 2, 3)) / light.sum(dim=(1, 2, 3))
+        scaled = (lam / typical[:, None])[:, :, None, None] * share
         return torch.clamp(scaled, max=LAMBDA_MAX)
 
     def embed(self, t: float | Tensor, noise_level: Tensor, condition: Tensor) -> Tensor:

@@ -6,9 +6,11 @@ network without statistics computes each image alone, so that padding and batch 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -30,13 +32,14 @@ class ResidualBlock(nn.Module):
         with torch.no_grad():
             self.conv2.weight.mul_(0.1)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Map `(B, channels, h, w)` to the same shape, given `(B, embedding)`."""
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """Map `(B, channels, h, w)` to the same shape.
+
+        `modulation` `(B, 2 channels, 1, 1)` holds the gains, then the shifts.
+        """
         # Constant bounds: chunk() would trace as shape arithmetic.
         n = self.conv1.in_channels
-        both = self.modulation(embedding)[:, :, None, None]
-        gain, shift = both[:, :n], both[:, n:]
-        hidden = torch.relu(self.conv1(x * (1 + gain) + shift))
+        hidden = torch.relu(self.conv1(x * modulation[:, :n] + modulation[:, n:]))
         out: Tensor = x + self.conv2(hidden)
         return out
 
@@ -80,15 +83,33 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map `(B, in, H, W)` to `(B, out, H, W)`; H and W are multiples of 2^levels."""
+        modulations = self._modulations(embedding)
         x = self.stem(x)
         skips: list[Tensor] = []
         for block, down in zip(self.encoder, self.down, strict=True):
-            x = block(x, embedding)
+            x = block(x, next(modulations))
             skips.append(x)
             x = down(x)
         for block in self.middle:
-            x = block(x, embedding)
+            x = block(x, next(modulations))
         for k in reversed(range(len(self.up))):
-            x = self.decoder[k](self.up[k](x) + skips[k], embedding)
+            x = self.decoder[k](self.up[k](x) + skips[k], next(modulations))
         out: Tensor = self.head(x)
         return out
+
+    def _modulations(self, embedding: Tensor) -> Iterator[Tensor]:
+        """Yield the modulation of each block in the order of use, from one product for all.
+
+        One small product a block took engines 3 ms a slice, mostly in starting them.
+        """
+        blocks = [*self.encoder, *self.middle, *reversed(self.decoder)]
+        layers = [block.modulation for block in blocks]
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = torch.cat([layer.bias for layer in layers])
+        # The layers answer what a gain differs from 1 by.
+        ones = [torch.arange(n) < n // 2 for n in (layer.out_features for layer in layers)]
+        every = F.linear(embedding, weight, bias + torch.cat(ones))[:, :, None, None]
+        first = 0
+        for layer in layers:
+            yield every[:, first : first + layer.out_features]
+            first += layer.out_features

@@ -81,7 +81,7 @@ def build_ct_problem(
     line_integrals = np.asarray(sinogram, np.float32)
     if photons is None:
         photons = estimate_photons(line_integrals)
-    if geometry.is_fan and _needs_rebinning(geometry, image_shape):
+    if geometry.is_fan and needs_rebinning(geometry, image_shape):
         geometry, line_integrals = rebin_to_parallel(geometry, line_integrals)
     model = _prepare(geometry, image_shape, pixel_spacing_mm)
     y = line_integrals / np.float32(2 * mu_water_per_mm)
@@ -189,7 +189,8 @@ def _prepare(
     return _Model("rays", op, crop, row_scale, taps, norm, rays)
 
 
-def _needs_rebinning(geometry: RadonGeometry, image_shape: tuple[int, int]) -> bool:
+def needs_rebinning(geometry: RadonGeometry, image_shape: tuple[int, int]) -> bool:
+    """Say whether a fan scan has too many views for ray tables, for an image `(H, W)`."""
     # Forward tables have one entry a ray and row, adjoint tables about two.
     n_rays = geometry.n_views * geometry.n_detectors
     return 3 * n_rays * max(map(padded_size, image_shape)) > MAX_RAY_TABLE_ENTRIES

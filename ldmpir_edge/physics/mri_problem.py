@@ -123,12 +123,14 @@ def reweighted_sense(
     def as_real(image: NDArray[np.complex64]) -> NDArray[np.float32]:
         return np.ascontiguousarray(image, np.complex64).view(np.float32).reshape(shape)
 
-    right_side = as_real(adjoint)
+    # In units of the image, so that a scan of any scale gives the same.
+    unit = float(np.abs(adjoint).max()) or 1.0
+    right_side = as_real(adjoint / np.float32(unit))
     density = np.float32(np.mean(op.mask))
     solved: NDArray[np.float32] | None = None
     for number, n_iterations in enumerate(PASSES):
         seen = right_side if solved is None else solved
-        penalty = _penalty(seen[0], noise_level, BLUR if number else FIRST_BLUR)
+        penalty = _penalty(seen[0], noise_level / unit, BLUR if number else FIRST_BLUR)
 
         def normal(v: NDArray[np.float32], penalty: NDArray[np.float32] = penalty) -> Array:
             return as_real(op.gram(v.view(np.complex64)[0, ..., 0])) + penalty * v
@@ -138,7 +140,7 @@ def reweighted_sense(
         jacobi = 1 / (density + penalty)
         solved = conjugate_gradient(normal, target, solved, n_iterations, jacobi)
     assert solved is not None  # noqa: S101 - there is at least one pass
-    return solved.view(np.complex64)[0, ..., 0]
+    return solved.view(np.complex64)[0, ..., 0] * np.float32(unit)
 
 
 def _penalty(parts: NDArray[np.float32], noise_level: float, blur: float) -> NDArray[np.float32]:

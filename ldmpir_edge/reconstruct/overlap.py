@@ -33,8 +33,8 @@ def overlap(
     Raises
     ------
     Exception
-        Whatever `prepare`, `run` or `finish` raised, of the first item that failed. The finished
-        items before the last two may have been yielded.
+        Whatever `meanwhile` raised, or `prepare`, `run` or `finish` of the first item that failed.
+        The finished items before the last two may have been yielded.
     """
     # The limit is lifted only after the thread has ended: OpenBLAS must not change its number of
     # threads while a product runs.

@@ -115,24 +115,26 @@ class Reconstructor:
             get_backend(backend)
         self._requested, self._threads = backend, threads
         self._engines: dict[Family, SelectedEngine] = {}
+        self._in_use: SelectedEngine | None = None
         self.seconds: dict[str, float] = defaultdict(float)
         self.comparison: Comparison | None = None
 
     @property
     def backend(self) -> str:
         """Name of the engine in use, or an empty string before the first slice."""
-        return next((engine.backend for engine in self._engines.values()), "")
+        return self._in_use.backend if self._in_use else ""
 
     @property
     def reason(self) -> str:
         """Why it is this engine."""
-        return next((engine.reason for engine in self._engines.values()), "")
+        return self._in_use.reason if self._in_use else ""
 
     def close(self) -> None:
         """Free the engines."""
         for engine in self._engines.values():
             engine.close()
         self._engines.clear()
+        self._in_use = None
 
     def __call__(
         self,
@@ -269,7 +271,7 @@ class Reconstructor:
 
     def _run(self, problem: Problem, seed: int | None, index: int) -> _Answer:
         with self._timed("load"):
-            engine = self._engine(problem.family)
+            engine = self._in_use = self._engine(problem.family)
         with self._timed("engine"):
             try:
                 planes = engine.run(self._inputs(problem, seed, index))["image"][0]

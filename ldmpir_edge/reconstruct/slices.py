@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldmpir_edge.errors import UsageError
-from ldmpir_edge.physics.ct_problem import build_ct_problem
+from ldmpir_edge.physics.ct_problem import build_ct_problem, needs_rebinning
 from ldmpir_edge.physics.image_problem import (
     build_denoise_problem,
     build_inpaint_problem,
@@ -94,13 +94,14 @@ def prepare_slice(scan: Scan, index: int, task: Task) -> PreparedSlice:
 def likely_family(scan: Scan, task: Task) -> Family:
     """Guess the family of a scan's problems before anything is read.
 
-    A mask that the file does not state may turn out to be 2-D, and a fan with many views is
-    rebinned to parallel beams.
+    A mask that the file does not state may turn out to be 2-D, and a stated one to be the same
+    for all readout positions.
     """
     if isinstance(scan, KspaceScan):
         return "separable" if scan.mask is not None and scan.mask.ndim > 1 else "cartesian1d"
     if isinstance(scan, SinogramScan):
-        return "rays" if scan.geometry.is_fan else "toeplitz"
+        exact = scan.geometry.is_fan and not needs_rebinning(scan.geometry, scan.recon_matrix)
+        return "rays" if exact else "toeplitz"
     return "separable" if task == "super-resolve" else "pointwise"
 
 

@@ -100,7 +100,10 @@ class OpenVinoEngine(Engine):
         note = self._notes.get(self._cache_name(None))
         if note is None:
             return
-        shapes = tuple((name, tuple(shape)) for name, shape in json.loads(note))
+        try:
+            shapes = tuple((name, tuple(shape)) for name, shape in json.loads(note))
+        except (ValueError, TypeError):  # another version's
+            return
         compiled = self._import(self._cache, self._cache_name(shapes))
         if compiled is not None:
             self._latest = shapes

@@ -48,9 +48,9 @@ def estimate_coil_maps(
     dominant eigenvector of each C×C matrix is the map. Weighted by their eigenvalues (small
     outside the object) the vectors are interpolated by a cubic spline and renormalised.
 
-    The maps are zero outside the object's support, which is a prior worth 1 to 3 dB: signal can
-    only come from where the eigenvalue says that there is some. The support errs on the large
-    side: it has what is bright in the calibration image, no holes, and a margin of two pixels.
+    With ESPIRiT the maps are zero outside the object's support, which is a prior worth 1 to 2 dB:
+    signal can only come from where the eigenvalue says that there is some. The support errs on the
+    large side: it has what is bright in the calibration image, no holes, and a margin of 2 pixels.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def estimate_coil_maps(
     -------
         `(C, H, W)` complex64; sum over coils of |S|² is 1 within the support and 0 outside. The
         phase is relative to the strongest virtual coil, whose phase is zero. A single coil has
-        the map 1 everywhere.
+        the map 1, and Walsh's maps have a norm of 1, everywhere.
 
     Raises
     ------
@@ -89,11 +89,10 @@ def estimate_coil_maps(
         return np.full((n_coils, *shape), 1.0 / np.sqrt(n_coils), np.complex64)
     block = (block / power).astype(np.complex64)
     images = _calibration_images(block, shape)
-    if min(block.shape[1:]) >= MIN_ESPIRIT_LINES:
-        local = _espirit_matrices(block, shape)
-    else:
-        local = _walsh_matrices(images)
-    values, vectors = _dominant_eigenvectors(local)
+    if min(block.shape[1:]) < MIN_ESPIRIT_LINES:
+        # Walsh's strengths follow the brightness, and would cut away what is faint.
+        return _interpolate(*_dominant_eigenvectors(_walsh_matrices(images)), shape)
+    values, vectors = _dominant_eigenvectors(_espirit_matrices(block, shape))
     maps = _interpolate(values, vectors, shape)
     maps *= _support(values, images, shape)
     return maps

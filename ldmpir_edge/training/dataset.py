@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -62,7 +63,10 @@ class SimulatedScans(Dataset[TrainingItem]):
     start, length
         First index and number of examples.
     echo
-        Times that each example is used, in an order that is a function of the seed.
+        Times that each example is used, in an order that is a function of the seed. Each worker
+        keeps the examples that it made: one worker saves most.
+    offset
+        Added to the indices of the examples, which sets those of a stage of training apart.
 
     Raises
     ------
@@ -78,8 +82,9 @@ class SimulatedScans(Dataset[TrainingItem]):
         start: int,
         length: int,
         echo: int = 1,
+        offset: int = 0,
     ) -> None:
-        self.echo = echo
+        self.echo, self.offset = echo, offset
         self._kept: dict[int, TrainingItem] = {}
         self.stacks = tuple(stacks)
         self.recipe = recipe
@@ -106,15 +111,16 @@ class SimulatedScans(Dataset[TrainingItem]):
     def __getitem__(self, index: int) -> TrainingItem:
         source = self.source(self.start + index)
         if self.echo == 1:
-            return to_tensors(self.example(source))
+            return to_tensors(self.example(self.offset + source))
         if source not in self._kept:
             block = source // ECHO_BLOCK
             self._kept = {k: v for k, v in self._kept.items() if k // ECHO_BLOCK == block}
-            self._kept[source] = to_tensors(self.example(source))
-        return self._kept[source]
+            self._kept[source] = to_tensors(self.example(self.offset + source))
+        # A copy: a worker hands over what it answers in shared memory, where it would stay.
+        return copy.deepcopy(self._kept[source])
 
     def source(self, place: int) -> int:
-        """Return the index of the example that is used at a place of the echoed sequence."""
+        """Return which example, but for the offset, is used at a place of the echoed sequence."""
         if self.echo == 1:
             return place
         block, within = divmod(place, self.echo * ECHO_BLOCK)

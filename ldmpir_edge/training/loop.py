@@ -138,9 +138,14 @@ class Trainer:
     ) -> None:
         n_left = first + stage.n_updates - self.update
         # The stage's own range of indices keeps examples apart without a record of the past.
-        begin = (number * 10_000_000) + (self.update - first) * stage.batch
         data = SimulatedScans(
-            self.stacks, self.recipe, stage.size, begin, n_left * stage.batch, stage.echo
+            self.stacks,
+            self.recipe,
+            stage.size,
+            (self.update - first) * stage.batch,
+            n_left * stage.batch,
+            stage.echo,
+            offset=number * 10_000_000,
         )
         loader = iter(
             DataLoader(

@@ -37,8 +37,8 @@ class Stage(BaseModel):
     batch
         Examples of one update; they are worked on side by side where there are cores for it.
     echo
-        Times that each example is used, its uses spread over some hundred updates. Simulating an
-        example takes as long as half an update (Choi et al., "Faster neural network training with
+        Times that each example is used, its uses spread over 32 examples. Simulating an example
+        takes as long as half an update (Choi et al., "Faster neural network training with
         data echoing", arXiv:1907.05550, 2019).
     """
 

@@ -11,7 +11,12 @@ from tiny_problems import disc, mri_problem, tables, tensors, unit_maps
 
 from ldmpir_edge.models.ksm import data_consistency, krylov_features, normal_operator
 from ldmpir_edge.physics.conjugate_gradient import conjugate_gradient
-from ldmpir_edge.physics.normal import NORMAL_OPERATORS
+from ldmpir_edge.physics.normal import (
+    NORMAL_OPERATORS,
+    SOLVER_OPERATORS,
+    from_solver,
+    to_solver,
+)
 from ldmpir_edge.physics.problem import FAMILIES
 
 SMALL = 16
@@ -49,6 +54,23 @@ def test_krylov_features_are_the_residual_and_its_image(two_d, rng):
 
 
 @pytest.mark.parametrize("two_d", [False, True])
+def test_lambda_may_be_a_map(two_d, rng):
+    problem, matrix = dense_mri(two_d, rng)
+    given = tensors(problem, torch.float64)
+    x0_hat = torch.from_numpy(rng.standard_normal((1, 2, SMALL, SMALL)))
+    lam = torch.from_numpy(rng.uniform(0.05, 5.0, (1, 1, SMALL, SMALL)))
+    solved, residual = data_consistency(
+        x0_hat, given["b"], lam, problem.family, tables(problem, given), 80
+    )
+    weight = lam.numpy().ravel()
+    gram = matrix.conj().T @ matrix
+    data = to_complex(given["b"]).ravel()
+    expected = np.linalg.solve(gram + np.diag(weight), data + weight * to_complex(x0_hat).ravel())
+    np.testing.assert_allclose(to_complex(solved).ravel(), expected, atol=2e-6)
+    np.testing.assert_allclose(to_complex(residual).ravel(), data - gram @ expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("two_d", [False, True])
 @pytest.mark.parametrize("lam", [0.05, 2.0])
 def test_data_consistency_solves_the_regularised_normal_equations(two_d, lam, rng):
     problem, matrix = dense_mri(two_d, rng)
@@ -75,7 +97,7 @@ def test_the_residual_that_comes_with_it_is_that_of_the_data(family, n_cg, probl
     problem = problems[family]
     given = tensors(problem, torch.float64)
     x0_hat = given["x1"] + 0.1 * torch.from_numpy(rng.standard_normal(given["x1"].shape))
-    lam = torch.full((1, 1, 1, 1), 0.1, dtype=torch.float64)
+    lam = torch.from_numpy(rng.uniform(0.05, 0.5, (1, 1, *given["x1"].shape[2:])))
     x, residual = data_consistency(x0_hat, given["b"], lam, family, tables(problem, given), n_cg)
     expected = given["b"] - normal_operator(family, tables(problem, given))(x)
     assert not torch.allclose(x, x0_hat, atol=1e-3)
@@ -171,3 +193,10 @@ def test_the_gradient_is_that_of_the_recorded_operations(family, problems, rng):
     (ours,) = torch.autograd.grad((normal_operator(family, given)(x) * weight).sum(), x)
     assert recorded.any()
     np.testing.assert_allclose(ours, recorded, atol=1e-7)
+    # The solver's layout holds the same operator.
+    laid_out = from_solver(SOLVER_OPERATORS[family](to_solver(x, family, given), given), family)
+    np.testing.assert_allclose(
+        laid_out.detach(), NORMAL_OPERATORS[family](x, given).detach(), atol=1e-9
+    )
+    (through,) = torch.autograd.grad((laid_out * weight).sum(), x)
+    np.testing.assert_allclose(through, recorded, atol=1e-7)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_problems import tables, tensors
 
 from ldmpir_edge.errors import UsageError
@@ -260,13 +261,17 @@ def seen_lambda(model: LdmPir, noise_level: float) -> float:
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
 def test_bright_tissue_listens_to_the_data_by_the_tasks_power(power, fresh: LdmPir):
     fresh.contrast[:] = torch.tensor([power, 0, 0, 0, 0, 0, 0])
-    image = torch.full((1, 2, 16, 16), 0.0)
-    image[:, 0, :, :8], image[:, 0, :, 8:] = 1.0, 0.25
+    image = torch.zeros(1, 2, 48, 48)
+    image[:, 0, 16:32, 16:24], image[:, 0, 16:32, 24:32] = 1.0, 0.25
     level, condition = torch.tensor([0.02]), torch.eye(7)[:1]
     lam = fresh.weight(image, level, fresh.embed(0.5, level, condition), condition)[0, 0]
-    # Away from the edge between them, which is smoothed, and from the border of the image.
-    bright, faint = float(lam[8, 4]), float(lam[8, 12])
+    # Away from the edge between them, which is smoothed.
+    bright, faint = float(lam[24, 19]), float(lam[24, 28])
     assert faint / bright == pytest.approx(4.0**power, rel=1e-4)
+    # More background changes nothing.
+    wide = F.pad(image, (0, 48, 0, 48))
+    padded = fresh.weight(wide, level, fresh.embed(0.5, level, condition), condition)[0, 0]
+    assert float(padded[24, 19]) == pytest.approx(bright, rel=1e-3)
     other = fresh.weight(
         image, level, fresh.embed(0.5, level, torch.eye(7)[1:2]), torch.eye(7)[1:2]
     )

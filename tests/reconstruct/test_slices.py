@@ -24,6 +24,7 @@ from ldmpir_edge.physics.superresolution import BlurDecimateOp
 from ldmpir_edge.reconstruct.slices import (
     PreparedSlice,
     least_grid,
+    likely_family,
     output_info,
     prepare_slice,
     resolve_task,
@@ -51,6 +52,29 @@ def test_mri_has_the_scale_of_the_root_sum_of_squares(tmp_path):
     image = classical(prepared)
     assert (image.dtype, image.shape) == (np.float32, (SIZE, SIZE))
     assert relative(image, rss[0]) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        ("mri", "mri"),
+        ("parallel", "ct"),
+        ("fan-equidistant", "ct"),
+        ("image", "denoise"),
+        ("image", "super-resolve"),
+    ],
+)
+def test_the_family_is_guessed_before_anything_is_read(tmp_path, kind, task):
+    path = tmp_path / "scan.h5"
+    if kind == "mri":
+        write_fastmri(path)
+    elif kind == "image":
+        path = tmp_path / "scan.npy"
+        np.save(path, disc(SIZE).astype(np.float32))
+    else:
+        write_sinogram(path, kind)
+    with open_scan(path) as scan:
+        assert likely_family(scan, task) == prepare_slice(scan, 0, task).problem.family
 
 
 def test_whitening_is_undone_and_ismrmrd_is_transposed(tmp_path, rng):

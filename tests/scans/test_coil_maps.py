@@ -50,23 +50,36 @@ def test_espirit_is_as_good_as_sigpy(acquisition, rng):
     assert residual(ours) < 1.3 * residual(theirs) + 1e-3
 
 
-@pytest.mark.parametrize("block", [(24, 24), (24, 8), (24, 4), (1, 1)])
-def test_maps_have_unit_norm_within_the_support_and_none_outside(acquisition, block):
+@pytest.mark.parametrize("block", [(24, 4), (1, 1)])
+def test_maps_of_few_lines_have_unit_norm_everywhere(acquisition, block):
     maps = estimate_coil_maps(centre(acquisition.kspace, *block), (95, 81))
     assert maps.dtype == np.complex64
-    norm = np.sum(np.abs(maps) ** 2, axis=0)
-    np.testing.assert_allclose(norm[norm > 0.5], 1.0, atol=1e-4)
-    np.testing.assert_array_equal(norm[norm <= 0.5], 0.0)
+    np.testing.assert_allclose(np.sum(np.abs(maps) ** 2, axis=0), 1.0, atol=1e-4)
 
 
-@pytest.mark.parametrize("lines", [24, 10, 6])
+@pytest.mark.parametrize("lines", [24, 10, 8])
 def test_the_support_holds_all_of_the_object_and_leaves_out_the_far_background(acquisition, lines):
     shape = acquisition.kspace.shape[1:]
     maps = estimate_coil_maps(centre(acquisition.kspace, 24, lines), shape)
-    inside = np.any(maps != 0, axis=0)
+    norm = np.sum(np.abs(maps) ** 2, axis=0)
+    inside = norm > 0.5
+    np.testing.assert_allclose(norm[inside], 1.0, atol=1e-4)
+    np.testing.assert_array_equal(norm[~inside], 0.0)
     assert inside[acquisition.support].all()
     assert not inside[:3, :3].any()
     assert inside.mean() < 0.95
+
+
+@pytest.mark.parametrize("lines", [24, 6])
+def test_tissue_far_from_coils_on_one_side_is_kept(lines):
+    """The far side is a tenth as bright as the near one, in every coil."""
+    y, x = np.mgrid[:96, :96] - 47.5
+    body = (x / 40) ** 2 + (y / 30) ** 2 < 1
+    places = np.linspace(-40, 40, 6)
+    coils = np.stack([np.exp(1j * k - np.hypot(x + 50, y - p) / 40) for k, p in enumerate(places)])
+    kspace = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(coils * body, axes=(1, 2))), axes=(1, 2))
+    maps = estimate_coil_maps(centre(kspace.astype(np.complex64), 24, lines), (96, 96))
+    assert np.any(maps != 0, axis=0)[body].mean() > 0.99
 
 
 def test_the_support_has_no_holes_and_keeps_a_bright_island():

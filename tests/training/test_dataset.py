@@ -74,6 +74,12 @@ def test_an_echoed_example_is_simulated_once(mr, monkeypatch):
     for k in range(2 * ECHO_BLOCK):
         assert_same(data[k], to_tensors(simulate(data, data.source(k))))
     assert sorted(made) == list(range(ECHO_BLOCK))
+    # What was handed out may be changed or moved by its taker.
+    data[0]["target"].zero_()
+    assert_same(data[0], to_tensors(simulate(data, data.source(0))))
+    # Stages start where they like, but draw examples of their own.
+    apart = SimulatedScans([mr], MIX, (32,), 0, 10, 2, offset=1000)
+    assert_same(apart[3], to_tensors(simulate(data, 1000 + data.source(3))))
     # From the middle, as after a resumption.
     assert_same(scans([mr], start=17, echo=2)[3], data[20])
 

@@ -25,7 +25,7 @@ EXPONENT_START = 1.5
 EXPONENT_LIMIT = 3.0
 FAINTEST = 0.05
 """Magnitudes below this, of an image whose bright end is 1, weigh alike."""
-DARKEST = 1e-6
+DARKEST = 1e-9
 """Light of a pixel without any, so that a black image has a mean, too."""
 
 

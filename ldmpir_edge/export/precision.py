@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 NETWORK_SCOPE = "/unet/"
 """Nodes traced from the U-Net carry its name in theirs."""
 
-HALF_OPS = frozenset(
-    {"Conv", "Relu", "Add", "Mul", "Concat", "DepthToSpace", "SpaceToDepth", "Gemm"}
-)
-"""Operators of the network that compute on values, as against shapes and indices."""
+HALF_OPS = frozenset({"Conv", "Relu", "Add", "Mul", "Concat", "DepthToSpace", "SpaceToDepth"})
+"""Operators of the network that compute on images, as against shapes, indices and the modulation
+of all its blocks, which is one small product."""
 
 
 def to_half(graph: onnx.ModelProto, keep: frozenset[str] = frozenset()) -> onnx.ModelProto:

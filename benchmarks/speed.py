@@ -28,7 +28,7 @@ from processes import restart_clean
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PEER_CASES = ("MRI 8 coils, R=4 equispaced", "CT 60 views, parallel")
-PEER_SLICES, PEER_REPEATS = 2, 3
+PEER_REPEATS = 3
 SIRT_ITERATIONS = 200
 
 
@@ -104,7 +104,7 @@ def peers_section(args: argparse.Namespace) -> dict:
         modality, make = CASES[case]
         number = list(CASES).index(case)
         marks: dict[str, list[tuple[float, float]]] = {}
-        for k, image in enumerate(images(modality, PEER_SLICES)):
+        for k, image in enumerate(images(modality, args.peer_slices)):
             scan, task, reference = make(image, modality, np.random.default_rng([0, number, k]))
             prepared = prepare_slice(scan, 0, task)
             problem = prepared.problem
@@ -226,6 +226,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--skip-peers", action="store_true")
+    parser.add_argument("--peer-slices", type=int, default=2)
     parser.add_argument("--plot", type=Path, help="figure of the scaling curves")
     parser.add_argument("-o", "--output", type=Path, help="JSON file of the results")
     args = parser.parse_args()

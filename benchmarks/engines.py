@@ -53,12 +53,7 @@ def runner(engine: str, path: Path, inputs: Arrays, threads: int) -> Callable[[]
 
 def median_seconds(call: Callable[[], object], repeats: int, warm_up: int = 2) -> float:
     """Median of `repeats` calls, after `warm_up` that do not count."""
-    times = []
-    for _ in range(repeats + warm_up):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times[warm_up:])
+    return interleaved_medians({"": call}, repeats, warm_up)[""]
 
 
 def interleaved_medians(

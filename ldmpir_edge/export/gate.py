@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldmpir_edge.bundle import GateResult, LoadedVariant
-from ldmpir_edge.bundle.schema import Precision
+from ldmpir_edge.bundle.limits import LIMITS, Limits, psnr_db
 from ldmpir_edge.errors import BackendError
+from ldmpir_edge.export.cases import GateSlice
+from ldmpir_edge.export.extremes import extreme_inputs
 from ldmpir_edge.physics.engine_input import engine_arrays
 from ldmpir_edge.physics.problem import Problem, Task
 from ldmpir_edge.runtimes import get_backend
-from ldmpir_edge.training.acquisitions import Example
 
 if TYPE_CHECKING:
     from ldmpir_edge.models.ldmpir import LdmPir
@@ -24,34 +24,9 @@ if TYPE_CHECKING:
 Planes = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a variant may differ from the PyTorch fp32 reference by.
-
-    Parameters
-    ----------
-    mean_db, worst_db
-        |ΔPSNR| over the slices of a task, and of its worst slice.
-    max_abs_diff
-        In engine units, where the bright end is about 1; None sets no limit.
-    """
-
-    mean_db: float
-    worst_db: float
-    max_abs_diff: float | None
-
-
-LIMITS: dict[Precision, Limits] = {
-    # One grey level of a 12-bit image is the smallest difference that DICOM can show.
-    "fp32": Limits(0.001, 0.01, 1 / 4096),
-    "fp16": Limits(0.05, 0.5, None),
-    "int8": Limits(0.2, 0.5, None),
-}
-
-
-def reference_images(model: LdmPir, examples: Sequence[Example], n_steps: int) -> list[Planes]:
-    """Run the PyTorch fp32 sampler on examples: `(2, H, W)` engine planes each."""
-    return [reference_image(model, example.problem, n_steps) for example in examples]
+def reference_images(model: LdmPir, slices: Sequence[GateSlice], n_steps: int) -> list[Planes]:
+    """Run the PyTorch fp32 sampler on slices: `(2, H, W)` engine planes each."""
+    return [reference_image(model, entry.problem, n_steps) for entry in slices]
 
 
 def reference_image(model: LdmPir, problem: Problem, n_steps: int) -> Planes:
@@ -71,10 +46,13 @@ def reference_image(model: LdmPir, problem: Problem, n_steps: int) -> Planes:
 def run_gate(
     variant: LoadedVariant,
     backend: str,
-    examples: Sequence[Example],
+    slices: Sequence[GateSlice],
     references: Sequence[Planes],
 ) -> list[GateResult]:
-    """Compare a variant on one backend with the reference, a result for each task.
+    """Compare a variant on one backend with the reference, a result for each case.
+
+    The first slice of a case is also run as bright as the manifest allows: the image must be
+    finite.
 
     Parameters
     ----------
@@ -82,34 +60,30 @@ def run_gate(
         On disk, as a bundle would deliver it.
     backend
         Name of the runtime.
-    examples, references
+    slices, references
         The slices and what `reference_images` made of them.
     """
-    by_task: dict[Task, list[tuple[float, float]]] = defaultdict(list)
+    by_case: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    tasks: dict[str, Task] = {}
     with get_backend(backend).load(variant) as engine:
-        for example, reference in zip(examples, references, strict=True):
-            inputs = engine_arrays(example.problem, variant.n_steps)
+        for entry, reference in zip(slices, references, strict=True):
+            rows = by_case[entry.case]
             try:
-                image = engine.run(inputs)["image"][0]
+                if entry.case not in tasks:
+                    tasks[entry.case] = entry.problem.task
+                    engine.run(extreme_inputs(entry.problem, variant.n_steps))
+                image = engine.run(engine_arrays(entry.problem, variant.n_steps))["image"][0]
             except BackendError:
-                by_task[example.problem.task].append((-np.inf, np.inf))
+                rows.append((-np.inf, np.inf))
                 continue
-            delta = psnr_db(image, example.target) - psnr_db(reference, example.target)
-            difference = float(np.abs(image - reference).max())
-            by_task[example.problem.task].append((delta, difference))
+            delta = psnr_db(image, entry.target) - psnr_db(reference, entry.target)
+            rows.append((delta, float(np.abs(image - reference).max())))
     limits = LIMITS[variant.precision]
-    return [_judge(task, backend, rows, limits) for task, rows in by_task.items()]
-
-
-def psnr_db(image: Planes, target: Planes) -> float:
-    """Return the PSNR of `(2, H, W)` planes in dB; the range is the target's largest modulus."""
-    squared = float(np.mean(np.sum((image - target).astype(np.float64) ** 2, axis=0)))
-    peak = float(np.sqrt(np.max(np.sum(target.astype(np.float64) ** 2, axis=0))))
-    return 10 * float(np.log10(peak**2 / max(squared, 1e-20)))
+    return [_judge(case, tasks[case], backend, rows, limits) for case, rows in by_case.items()]
 
 
 def _judge(
-    task: Task, backend: str, rows: Sequence[tuple[float, float]], limits: Limits
+    case: str, task: Task, backend: str, rows: Sequence[tuple[float, float]], limits: Limits
 ) -> GateResult:
     deltas = np.array([delta for delta, _ in rows])
     difference = max(difference for _, difference in rows)
@@ -125,6 +99,7 @@ def _judge(
         and (limits.max_abs_diff is None or difference <= limits.max_abs_diff)
     )
     return GateResult(
+        case=case,
         task=task,
         backend=backend,
         n_slices=len(rows),

@@ -11,11 +11,12 @@ from onnx import numpy_helper
 from tiny_problems import disc
 
 from ldmpir_edge.bundle import LoadedVariant, ModelInfo
+from ldmpir_edge.bundle.limits import LIMITS, psnr_db
 from ldmpir_edge.errors import ScanDataError
 from ldmpir_edge.export import cases
 from ldmpir_edge.export.blame import rank_layers
 from ldmpir_edge.export.cases import FAMILY_TASKS, GateImages, load_gate_images, make_cases
-from ldmpir_edge.export.gate import LIMITS, psnr_db, reference_images, run_gate
+from ldmpir_edge.export.gate import reference_images, run_gate
 from ldmpir_edge.export.precision import network_layers, to_half
 from ldmpir_edge.export.tensors import OUTPUTS, family_inputs
 from ldmpir_edge.physics.problem import FAMILIES

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ldmpir_edge.cli import doctor, export, inspect, models, run, sample, train
+from ldmpir_edge.cli import doctor, export, inspect, models, run, sample, serve, train
 from ldmpir_edge.cli.output import print_error
 from ldmpir_edge.errors import LdmpirError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("run", rich_help_panel="Reconstruct")(run.run)
 app.command("sample", rich_help_panel="Reconstruct")(sample.sample)
+app.command("serve", rich_help_panel="Reconstruct")(serve.serve)
 app.command("models", rich_help_panel="Look")(models.models)
 app.command("inspect", rich_help_panel="Look")(inspect.inspect)
 app.command("doctor", rich_help_panel="Look")(doctor.doctor)

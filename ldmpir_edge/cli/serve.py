@@ -1,0 +1,105 @@
+"""`ldmpir-edge serve`: run the appliance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ldmpir_edge.cli.extras import need
+from ldmpir_edge.cli.output import print_json, print_table
+from ldmpir_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from ldmpir_edge.serve.config import ServeConfig
+
+
+def serve(
+    config: Annotated[Path | None, typer.Option(help="TOML file; the flags override it.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the queue and its scans.")
+    ] = None,
+    mrd: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Listen for MRD streams.")
+    ] = None,
+    dicom: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Listen for DICOM images.")
+    ] = None,
+    http: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Listen for HTTP; the status page.")
+    ] = None,
+    watch: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Take the scans that appear here.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the outputs.")] = None,
+    allow_unsigned: Annotated[
+        bool, typer.Option("--allow-unsigned", help="Take bundles that no trusted key signed.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Print what would run, and run nothing.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --check, print one JSON object.")
+    ] = False,
+) -> None:
+    """Receive scans, reconstruct them and deliver the images, until stopped.
+
+    [dim]ldmpir-edge serve --state state --watch in --out out --http 127.0.0.1:8080[/dim]
+    """
+    with need("serve", "serve"):
+        from ldmpir_edge.serve.config import load_config
+
+    flags: dict[str, Any] = {
+        "state": state,
+        "mrd": {"listen": mrd} if mrd else None,
+        "dicom": {"listen": dicom} if dicom else None,
+        "http": {"listen": http} if http else None,
+        "watch": {"folder": watch} if watch else None,
+        "out": out,
+        "allow_unsigned": allow_unsigned or None,
+    }
+    settings = load_config(config, {name: flag for name, flag in flags.items() if flag is not None})
+    if as_json and not check:
+        raise UsageError("--json prints what --check finds; add --check")
+    if check:
+        _check(settings, as_json)
+        return
+    raise UsageError("this release only checks a configuration; add --check")
+
+
+def _check(settings: ServeConfig, as_json: bool) -> None:
+    from ldmpir_edge.serve.bundles import open_route_bundle, variants
+
+    bundles = {
+        route.name: open_route_bundle(route, allow_unsigned=settings.allow_unsigned)
+        for route in settings.routes
+    }
+    if as_json:
+        document = settings.model_dump(mode="json")
+        for route, entry in zip(settings.routes, document["routes"], strict=True):
+            bundle = bundles[route.name]
+            entry["targets"] = list(settings.targets(route))
+            entry["steps"] = list(dict.fromkeys(steps for steps, _ in variants(route, bundle)))
+            entry["bundle_sha256"] = bundle.digest
+            entry["bundle_signature"] = str(bundle.trust)
+        print_json(document)
+        return
+    print_table(f"Doors; state in {settings.state}", ("door", "where"), [*settings.doors.items()])
+    for route in settings.routes:
+        bundle = bundles[route.name]
+        on = [name for name in route.sources if name in settings.doors]
+        choice = [f"{steps} steps {precision}" for steps, precision in variants(route, bundle)]
+        print_table(
+            f"Route {route.name}",
+            ("", ""),
+            [
+                ("takes from", ", ".join(on) or "no door that is on"),
+                ("label", route.label),
+                ("bundle", f"{bundle.path} ({bundle.trust})"),
+                ("task", route.task or "by the scan"),
+                ("variants", ", else ".join(choice)),
+                ("deadline", f"{route.deadline_s:g} s" if route.deadline_s else "none"),
+                ("delivers to", ", ".join(settings.targets(route)) or "HTTP download only"),
+            ],
+        )

@@ -1,0 +1,1 @@
+"""The appliance: receive scans beside a scanner, reconstruct them, deliver images, survive."""

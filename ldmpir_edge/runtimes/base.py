@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmpir_edge.bundle import LoadedVariant, TensorSpec
+from ldmpir_edge.bundle import LoadedVariant, Precision, TensorSpec
 from ldmpir_edge.bundle.dims import bind_dims
 from ldmpir_edge.errors import (
     BackendError,
@@ -100,15 +100,25 @@ class Engine(ABC):
             The engine failed, or its output has a wrong name, dtype or shape, or NaN.
         """
         bound = self._check_inputs(inputs)
+        outputs = self.compute(inputs)
+        self._check_outputs(outputs, bound, inputs)
+        return outputs
+
+    def compute(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Run the graph without a look at what goes in and comes out, to find what is wrong.
+
+        Raises
+        ------
+        BackendError
+            The engine failed.
+        """
         arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         try:
-            outputs = self._run(arrays)
+            return self._run(arrays)
         except LdmpirError:
             raise
         except Exception as err:
             raise self._failed(f"failed: {one_line(err)}") from err
-        self._check_outputs(outputs, bound, arrays)
-        return outputs
 
     @abstractmethod
     def _run(self, inputs: Arrays) -> Arrays:
@@ -129,7 +139,9 @@ class Engine(ABC):
             bind_dims(name, spec.shape, inputs[name].shape, bound)
         return bound
 
-    def _check_outputs(self, outputs: Arrays, bound: dict[str, int], inputs: Arrays) -> None:
+    def _check_outputs(
+        self, outputs: Arrays, bound: dict[str, int], inputs: Mapping[str, NDArray[Any]]
+    ) -> None:
         specs = {spec.name: spec for spec in self.variant.outputs}
         if outputs.keys() != specs.keys():
             raise self._failed(f"gave {sorted(outputs)} in place of {sorted(specs)}")
@@ -190,6 +202,10 @@ class Backend(ABC):
         except Exception as err:  # noqa: BLE001 - whatever breaks a library, doctor must say it
             return Availability(False, one_line(err), "", (), self.install_command)
         return Availability(True, "", str(library.__version__), devices, self.install_command)
+
+    def takes(self, precision: Precision) -> bool:
+        """Answer whether variants of that precision are meant for this backend."""
+        return True
 
     def load(self, variant: LoadedVariant, threads: int | None = None) -> Engine:
         """Build an engine.

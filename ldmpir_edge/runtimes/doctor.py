@@ -61,10 +61,11 @@ def examine() -> DoctorReport:
     states = [(backend.name, backend.availability()) for backend in BACKENDS]
     chosen = next((name for name, state in states if state.ok), None)
     reports = tuple(BackendReport(name, state, name == chosen) for name, state in states)
-    return DoctorReport(_machine(), reports)
+    return DoctorReport(this_machine(), reports)
 
 
-def _machine() -> Machine:
+def this_machine() -> Machine:
+    """Describe the hardware that this process may use."""
     info = cpuinfo()
     flags = set(info.get("flags", info.get("Features", "")).split())
     return Machine(

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from ldmpir_edge.bundle import LoadedVariant
+from ldmpir_edge.bundle import LoadedVariant, Precision
 from ldmpir_edge.errors import BackendError
 from ldmpir_edge.runtimes.base import Arrays, Backend, Engine
 
@@ -58,6 +58,10 @@ class TorchBackend(Backend):
     name = "torch"
     extra = "export"
 
+    def takes(self, precision: Precision) -> bool:
+        """Answer whether it is fp32: the reference has no other precision."""
+        return precision == "fp32"
+
     def _devices(self, library: Any) -> tuple[str, ...]:
         return ("cpu",)
 
@@ -65,7 +69,7 @@ class TorchBackend(Backend):
         from ldmpir_edge.models.engine import EngineModule, engine_inputs
         from ldmpir_edge.models.weights import load_weights
 
-        if variant.precision != "fp32":
+        if not self.takes(variant.precision):
             raise BackendError(
                 f"torch is the fp32 reference and does not run {variant.precision}; "
                 "use --precision fp32 or another --backend"

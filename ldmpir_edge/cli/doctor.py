@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ldmpir_edge.cli.output import print_json, print_result, print_table
-from ldmpir_edge.errors import LdmpirError
+from ldmpir_edge.cli.output import print_json, print_result, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from ldmpir_edge.runtimes import Conformance
 
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Report as one JSON object.")] = False,
 ) -> None:
     """Show what this machine can run, and the one command that brings what is missing."""
-    from ldmpir_edge.runtimes import choose_backend, examine
+    from ldmpir_edge.runtimes import examine
 
-    report = examine()
-    try:
-        chosen, reason = choose_backend()
-        choice = {"backend": chosen.name, "reason": reason}
-    except LdmpirError as err:
-        choice = {"backend": "", "reason": str(err)}
-    if as_json:
-        print_json({**report.to_dict(), "choice": choice})
-        return
+    with progress_bar("checking the engines' operators"):
+        report = examine()
     document = report.to_dict()
+    if as_json:
+        print_json(document)
+        return
     print_table(
         "This machine",
         ("", ""),
@@ -33,13 +31,14 @@ def doctor(
     )
     print_table(
         "Backends",
-        ("backend", "runs", "version", "devices", "reason or remedy"),
+        ("backend", "runs", "version", "devices", "operators", "reason or remedy"),
         [
             (
                 backend.name,
                 "yes" if backend.availability.ok else "no",
                 backend.availability.version,
                 ", ".join(backend.availability.devices),
+                _count(backend.conformance),
                 backend.availability.reason
                 if backend.availability.ok
                 else f"{backend.availability.reason}: {backend.availability.install_command}",
@@ -47,4 +46,15 @@ def doctor(
             for backend in report.backends
         ],
     )
-    print_result(f"run would choose {choice['backend'] or 'none'}: {choice['reason']}")
+    for backend in report.backends:
+        for fault in backend.conformance.failures if backend.conformance else ():
+            kind = "" if fault.relied_on else " (not relied on)"
+            print_result(f"{backend.name} miscomputes {fault.name}{kind}: {fault.reason}")
+    choice = report.choice
+    print_result(f"run would choose {choice.backend or 'none'}: {choice.reason}")
+
+
+def _count(conformance: Conformance | None) -> str:
+    if conformance is None:
+        return ""
+    return f"{conformance.n_conforming} of {conformance.n_operators} conform"

@@ -181,10 +181,13 @@ class Backend(ABC):
         What `--backend` calls it; also the module to import.
     extra
         The extra of ldmpir-edge that brings it; None where the bare package does.
+    runs_graphs
+        Whether it computes a variant's graph; the PyTorch reference has code of its own.
     """
 
     name: ClassVar[str]
     extra: ClassVar[str | None]
+    runs_graphs: ClassVar[bool] = True
 
     @property
     def install_command(self) -> str:

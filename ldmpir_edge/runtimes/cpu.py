@@ -6,6 +6,11 @@ from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
 
+_IDENTITY = (
+    *("vendor_id", "cpu family", "model", "model name", "stepping", "flags"),  # x86
+    *("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features"),  # Arm
+)
+
 
 def cpuinfo() -> dict[str, str]:
     """Read the first processor's block of /proc/cpuinfo; empty on systems without it."""
@@ -21,3 +26,8 @@ def cpuinfo() -> dict[str, str]:
     except OSError:
         return {}
     return table
+
+
+def cpu_identity() -> dict[str, str]:
+    """Answer what of /proc/cpuinfo tells one kind of processor from another."""
+    return {key: value for key, value in cpuinfo().items() if key in _IDENTITY}

@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ldmpir_edge.runtimes.base import Availability
+from ldmpir_edge.errors import LdmpirError
+from ldmpir_edge.runtimes.base import Availability, Backend
+from ldmpir_edge.runtimes.conformance import Conformance, probe
 from ldmpir_edge.runtimes.cpu import cpuinfo
 from ldmpir_edge.runtimes.registry import BACKENDS
+from ldmpir_edge.runtimes.select import choose_backend
 
 _CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 _X86_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
@@ -37,11 +40,19 @@ class Machine:
 
 @dataclass(frozen=True)
 class BackendReport:
-    """One backend's name and availability; `chosen` marks the automatic choice."""
+    """One backend: whether it can run and, where it can, what the probes found in it."""
 
     name: str
     availability: Availability
-    chosen: bool
+    conformance: Conformance | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The backend that `run` would choose for fp32, or an empty string, and why."""
+
+    backend: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class DoctorReport:
 
     machine: Machine
     backends: tuple[BackendReport, ...]
+    choice: Choice
 
     def to_dict(self) -> dict[str, Any]:
         """Answer plain dictionaries and lists for JSON."""
@@ -57,11 +69,9 @@ class DoctorReport:
 
 
 def examine() -> DoctorReport:
-    """Look at the machine and ask every backend whether it can run."""
-    states = [(backend.name, backend.availability()) for backend in BACKENDS]
-    chosen = next((name for name, state in states if state.ok), None)
-    reports = tuple(BackendReport(name, state, name == chosen) for name, state in states)
-    return DoctorReport(this_machine(), reports)
+    """Look at the machine, ask every backend whether it can run, and check its operators."""
+    reports = tuple(map(_report, BACKENDS))
+    return DoctorReport(this_machine(), reports, _choice())
 
 
 def this_machine() -> Machine:
@@ -77,6 +87,19 @@ def this_machine() -> Machine:
         n_cores=_n_cores(),
         memory_bytes=_memory_bytes(),
     )
+
+
+def _report(backend: Backend) -> BackendReport:
+    state = backend.availability()
+    return BackendReport(backend.name, state, probe(backend, state) if state.ok else None)
+
+
+def _choice() -> Choice:
+    try:
+        chosen, reason = choose_backend()
+    except LdmpirError as err:
+        return Choice("", str(err))
+    return Choice(chosen.name, reason)
 
 
 def _n_cores() -> int:

@@ -29,19 +29,13 @@ import numpy as np
 from ldmpir_edge.bundle import LoadedVariant
 from ldmpir_edge.bundle.paths import cache_root, seal_key_file
 from ldmpir_edge.runtimes.base import Arrays, Backend, Engine, one_line
-from ldmpir_edge.runtimes.cpu import cpuinfo
+from ldmpir_edge.runtimes.cpu import cpu_identity
 from ldmpir_edge.runtimes.sealed_cache import SealedCache
 
 DEVICE = "CPU"
 
 MAX_COMPILED = 4
 """Compiled shapes kept; a scan has one or two, and each holds its own copy of the weights."""
-
-_CPU_IDENTITY = (
-    *("vendor_id", "cpu family", "model", "model name", "stepping", "flags"),  # x86
-    *("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features"),  # Arm
-)
-"""What of /proc/cpuinfo tells one kind of processor from another."""
 
 _TELEMETRY = "openvino_telemetry"
 
@@ -153,7 +147,7 @@ class OpenVinoEngine(Engine):
             "plugin": self._core.get_versions(DEVICE)[DEVICE].build_number,
             "machine": platform.machine(),
             "capabilities": self._core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"),
-            "cpu": {key: value for key, value in cpuinfo().items() if key in _CPU_IDENTITY},
+            "cpu": cpu_identity(),
         }
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-from ldmpir_edge.bundle import LoadedVariant
+from ldmpir_edge.bundle import LoadedVariant, Precision
 from ldmpir_edge.errors import BackendError, LdmpirError, MissingExtraError
-from ldmpir_edge.runtimes.base import Arrays, Backend, Engine
+from ldmpir_edge.runtimes.base import Arrays, Availability, Backend, Engine
+from ldmpir_edge.runtimes.conformance import recall
 from ldmpir_edge.runtimes.registry import BACKENDS, get_backend
 
 _log = logging.getLogger(__name__)
 
 
-def choose_backend(requested: str | None = None) -> tuple[Backend, str]:
+def choose_backend(
+    requested: str | None = None, precision: Precision = "fp32"
+) -> tuple[Backend, str]:
     """Choose the backend for a run.
 
     Parameters
     ----------
     requested
         A name, which is then the only candidate, or None for the first of the registry that can
-        run here.
+        run here and computes what variants of `precision` rely on as ONNX defines it.
 
     Returns
     -------
@@ -35,7 +38,7 @@ def choose_backend(requested: str | None = None) -> tuple[Backend, str]:
     BackendError
         The one requested is broken, or none can run here.
     """
-    return next(_candidates(requested))
+    return next(_candidates(requested, precision))
 
 
 def load_engine(
@@ -77,7 +80,7 @@ class SelectedEngine(Engine):
         super().__init__("", variant)
         self.reason = ""
         self._threads = threads
-        self._remaining = _candidates(requested)
+        self._remaining = _candidates(requested, variant.precision)
         self._failures: list[LdmpirError] = []
         engine = self._load_next()
         if engine is None:
@@ -126,7 +129,7 @@ class SelectedEngine(Engine):
         return "; ".join(map(str, self._failures))
 
 
-def _candidates(requested: str | None) -> Iterator[tuple[Backend, str]]:
+def _candidates(requested: str | None, precision: Precision) -> Iterator[tuple[Backend, str]]:
     """Yield the backends to try, each with its reason; raise if there is not even one."""
     if requested is not None:
         backend = get_backend(requested)
@@ -135,17 +138,38 @@ def _candidates(requested: str | None) -> Iterator[tuple[Backend, str]]:
             if backend.extra and state.reason == "not installed":
                 raise MissingExtraError(f"the {backend.name} backend", backend.extra)
             raise BackendError(f"{backend.name} cannot run here: {state.reason}")
-        yield backend, f"{backend.name} {state.version}, as requested"
+        faults = _list_faults(backend, state, precision)
+        though = f", although it {faults}" if faults else ""
+        yield backend, f"{backend.name} {state.version}, as requested{though}"
         return
     passed_over: list[str] = []
+    faulty: list[str] = []
     n_found = 0
     for backend in BACKENDS:
         state = backend.availability()
         if not state.ok:
             passed_over.append(f"{backend.name} is {state.reason}: {state.install_command}")
             continue
+        if faults := _list_faults(backend, state, precision):
+            faulty.append(f"{backend.name} {state.version} {faults}")
+            continue
         n_found += 1
-        why = f"; {', '.join(passed_over)}" if passed_over else ""
+        why = "".join(f"; {reason}" for reason in (*passed_over, *faulty))
         yield backend, f"{backend.name} {state.version}, the preferred engine installed{why}"
+    if faulty and not n_found:
+        raise BackendError(f"no engine here is sound: {'; '.join(faulty)}; name one by --backend")
     if not n_found:
         raise BackendError("no inference engine is installed; run: pip install onnxruntime")
+
+
+def _list_faults(backend: Backend, state: Availability, precision: Precision) -> str:
+    found = recall(backend, state)
+    faults = found.faults(precision) if found else ()
+    if not faults:
+        return ""
+    first, *others = faults
+    text = f"miscomputes {first.name} ({first.reason})"
+    if others:
+        text += f" and {len(others)} more operators, which `ldmpir-edge doctor` lists"
+    _log.warning("%s %s", backend.name, text)
+    return text

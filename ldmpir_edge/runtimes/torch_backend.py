@@ -57,6 +57,7 @@ class TorchBackend(Backend):
 
     name = "torch"
     extra = "export"
+    runs_graphs = False
 
     def takes(self, precision: Precision) -> bool:
         """Answer whether it is fp32: the reference has no other precision."""

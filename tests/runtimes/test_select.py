@@ -40,6 +40,7 @@ class ScriptedBackend(Backend):
     """`missing` plays an absent library; `load_error` a refusal; `value` is what engines give."""
 
     extra = "openvino"
+    runs_graphs = False  # nothing to probe
 
     def __init__(
         self,

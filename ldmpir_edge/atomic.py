@@ -62,9 +62,9 @@ def atomic_file(target: Path) -> Iterator[Path]:
             if target.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             yield temporary
-            _flush(temporary)
+            flush_file(temporary)
             temporary.replace(target)
-            _flush_folder(target.parent)
+            flush_folder(target.parent)
     finally:
         # What stopped the block may stop this too, and is the error worth reporting.
         with suppress(OSError):
@@ -93,11 +93,13 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             temporary.mkdir()
             yield temporary
             for path in temporary.rglob("*"):
-                if path.is_file():
-                    _flush(path)
-            _flush_folder(temporary)
+                if path.is_dir():
+                    flush_folder(path)
+                else:
+                    flush_file(path)
+            flush_folder(temporary)
             _swap(temporary, target, retired)
-            _flush_folder(target.parent)
+            flush_folder(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(retired, ignore_errors=True)
@@ -113,6 +115,23 @@ def make_folder(folder: Path) -> None:
     """
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+
+
+def flush_file(path: Path) -> None:
+    """Bring the content of a file to the disk."""
+    with path.open("r+b") as stream:
+        os.fsync(stream.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    if os.name != "posix":  # Windows can neither open nor flush a folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _neighbour(target: Path) -> Path:
@@ -133,21 +152,6 @@ def _swap(new: Path, target: Path, retired: Path) -> None:
         if replacing:
             retired.rename(target)
         raise
-
-
-def _flush(path: Path) -> None:
-    with path.open("r+b") as stream:
-        os.fsync(stream.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    if os.name != "posix":  # Windows can neither open nor flush a folder
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _explain(err: OSError) -> str:

@@ -94,3 +94,15 @@ class GateError(LdmpirError):
     """An exported variant changed the image beyond the limits and was refused."""
 
     exit_code = 50
+
+
+class OverloadError(LdmpirError):
+    """The appliance takes no more now: its queue or its disk is full; try again later."""
+
+    exit_code = 60
+
+
+class StateError(LdmpirError):
+    """The appliance's state folder cannot be used: in use, damaged or not writable."""
+
+    exit_code = 61

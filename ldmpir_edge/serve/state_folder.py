@@ -1,0 +1,105 @@
+"""The state folder: where a payload lies before and after it is acknowledged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ldmpir_edge.errors import StateError
+
+DATABASE = "queue.sqlite3"
+PAYLOAD = "payload"
+
+
+class StateFolder:
+    """Paths below the folder, and what must be done to them on start.
+
+    Parameters
+    ----------
+    root
+        The folder; `hold` creates it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.incoming = root / "incoming"
+        self.jobs = root / "jobs"
+        self.database = root / DATABASE
+
+    def payload(self, job_id: str) -> Path:
+        """Answer the folder of a job's scan."""
+        return self.jobs / job_id / PAYLOAD
+
+    def attempt(self, job_id: str, number: int) -> Path:
+        """Answer the folder that an attempt writes to."""
+        return self.jobs / job_id / f"attempt-{number}"
+
+    def free_bytes(self) -> int:
+        """Answer how much an unprivileged process may still write to the disk."""
+        disk = os.statvfs(self.root)
+        return disk.f_bavail * disk.f_frsize
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Create the folder where missing and keep other processes off it.
+
+        Raises
+        ------
+        StateError
+            It cannot be created or written, or another process holds it.
+        """
+        import fcntl
+
+        try:
+            for folder in (self.root, self.incoming, self.jobs):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.root.chmod(0o700)
+            descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as err:
+            raise StateError(
+                f"cannot use the state folder {self.root}: {err.strerror}; choose another with "
+                "--state"
+            ) from err
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            os.close(descriptor)
+            raise StateError(
+                f"the state folder {self.root} is in use by another process; stop it, or choose "
+                "another folder with --state"
+            ) from err
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def sweep(self, known: Collection[str], unfinished: Collection[str]) -> None:
+        """Remove what a killed process left.
+
+        Parameters
+        ----------
+        known
+            Jobs that have a row; other folders were never acknowledged.
+        unfinished
+            Of these, the jobs that start again: what their last attempt wrote goes.
+        """
+        for folder in self.incoming.iterdir():
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in self.jobs.iterdir():
+            if folder.name not in known:
+                shutil.rmtree(folder, ignore_errors=True)
+        for job_id in unfinished:
+            for folder in (self.jobs / job_id).glob("attempt-*"):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def remove(self, job_id: str) -> None:
+        """Remove all files of a job."""
+        shutil.rmtree(self.jobs / job_id, ignore_errors=True)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Sum the sizes of the files in a folder and below."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

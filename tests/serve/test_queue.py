@@ -1,0 +1,214 @@
+"""The queue on disk: order, states, deliveries, and what a restart finds."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ldmpir_edge.errors import StateError
+from ldmpir_edge.serve.jobs import Delivery, Job, Plan
+from ldmpir_edge.serve.queue import MAX_PAUSE_S, JobQueue
+
+DAY_S = 86400.0
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def queue(tmp_path: Path, clock: Clock) -> JobQueue:
+    return JobQueue(tmp_path / "q.sqlite3", clock)
+
+
+def job(name: str, **changes: object) -> Job:
+    made = Job(id=name, source="http", route="default", stem="a", received=Clock.now, n_bytes=10)
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def out(name: str, item: str = "") -> Delivery:
+    return Delivery(name, "out", item)
+
+
+def test_jobs_come_in_order_and_once(queue: JobQueue) -> None:
+    for name in "abc":
+        queue.add(job(name))
+    assert [taken.id for _ in range(3) if (taken := queue.claim())] == ["a", "b", "c"]
+    assert queue.claim() is None
+
+
+def test_what_is_due_first_comes_first(queue: JobQueue) -> None:
+    queue.add(job("none"))
+    queue.add(job("late", due=Clock.now + 60))
+    queue.add(job("soon", due=Clock.now + 5))
+    queue.add(job("soon, but later", due=Clock.now + 5))
+    order = [taken.id for _ in range(4) if (taken := queue.claim())]
+    assert order == ["soon", "soon, but later", "late", "none"]
+
+
+def test_everything_said_of_a_job_is_kept(queue: JobQueue, tmp_path: Path) -> None:
+    queue.add(job("a", origin="o", due=Clock.now + 9))
+    queue.claim()
+    queue.keep_plan("a", Plan(4, "fp16"))
+    queue.finish("a", "fallback", n_bytes=5, reason="why", report={"backend": "x"})
+    queue.close()
+    again = JobQueue(tmp_path / "q.sqlite3").get("a")
+    assert again == job(
+        "a",
+        **{"origin": "o", "due": Clock.now + 9, "state": "fallback", "attempts": 1},
+        **{"plan": Plan(4, "fp16"), "n_bytes": 15, "finished": Clock.now, "reason": "why"},
+        report={"backend": "x"},
+    )
+
+
+def test_the_same_origin_is_the_same_job(queue: JobQueue) -> None:
+    assert queue.add(job("a", origin="o")) == "a"
+    assert queue.add(job("b", origin="o")) == "a"
+    assert queue.add(job("c", origin="p")) == "c"
+    assert queue.known() == {"a", "c"}
+    assert (queue.find_origin("p"), queue.find_origin("q")) == ("c", None)
+
+
+def test_a_restart_puts_running_jobs_back(queue: JobQueue, tmp_path: Path) -> None:
+    for name in "ab":
+        queue.add(job(name))
+    queue.claim()
+    queue.close()
+    again = JobQueue(tmp_path / "q.sqlite3")
+    assert sorted(again.recover()) == ["a", "b"]
+    taken = again.claim()
+    assert taken is not None
+    assert (taken.id, taken.attempts, taken.state) == ("a", 2, "running")
+
+
+def test_an_attempt_that_its_surroundings_spoilt_does_not_count(
+    queue: JobQueue, clock: Clock
+) -> None:
+    queue.add(job("a"))
+    queue.claim()
+    queue.release("a", pause_s=10, reason="the disk is full", counts=False)
+    assert queue.claim() is None
+    clock.now += 10
+    taken = queue.claim()
+    assert taken is not None
+    assert (taken.attempts, taken.reason) == (1, "the disk is full")
+    queue.release("a", pause_s=0, reason="the worker ended", counts=True)
+    assert (again := queue.claim()) is not None
+    assert again.attempts == 2
+
+
+def test_a_job_ends_once(queue: JobQueue) -> None:
+    queue.add(job("a"))
+    queue.finish("a", "done", deliveries=[out("a")])  # it never ran
+    assert queue.waiting_deliveries() == {}
+    queue.claim()
+    queue.finish("a", "done", deliveries=[out("a")])
+    queue.finish("a", "failed", reason="a late worker", deliveries=[Delivery("a", "pacs", "")])
+    queue.release("a", pause_s=0, reason="", counts=True)
+    assert queue.counts() == {"queued": 0, "running": 0, "done": 1, "fallback": 0, "failed": 0}
+    assert queue.waiting_deliveries() == {"out": 1}
+
+
+def test_deliveries_wait_until_confirmed(queue: JobQueue, clock: Clock) -> None:
+    for name in "ab":
+        queue.add(job(name))
+        queue.claim()
+        queue.finish(name, "done", deliveries=[out(name, "1"), out(name, "2")])
+    first = queue.next_deliveries("out")
+    assert first == [out("a", "1"), out("a", "2")]
+    queue.confirm(first[:1])
+    queue.postpone(first[1:], "refused")
+    assert queue.next_deliveries("out") == [out("b", "1"), out("b", "2")]
+    queue.confirm(queue.next_deliveries("out"))
+    assert queue.next_deliveries("out") == []
+    assert queue.delivery_states("a") == [
+        {"target": "out", "waiting": 1, "delivered": 1, "error": "refused"}
+    ]
+    clock.now += 1
+    assert queue.next_deliveries("out") == [replace(out("a", "2"), attempts=1)]
+    assert queue.next_deliveries("elsewhere") == []
+
+
+def test_a_lost_target_is_asked_ever_more_rarely_and_for_ever(
+    queue: JobQueue, clock: Clock
+) -> None:
+    queue.add(job("a"))
+    queue.claim()
+    queue.finish("a", "done", deliveries=[out("a")])
+    start, n_tries = clock.now, 0
+    while clock.now < start + 3 * DAY_S:
+        if waiting := queue.next_deliveries("out"):
+            queue.postpone(waiting, "no answer")
+            n_tries += 1
+        clock.now += 20
+    expected = 3 * DAY_S / MAX_PAUSE_S
+    assert expected <= n_tries <= expected + 15
+    assert queue.next_deliveries("out") or queue.waiting_deliveries() == {"out": 1}
+
+
+def test_the_load_is_what_is_not_delivered(queue: JobQueue, clock: Clock) -> None:
+    for name in "abc":
+        queue.add(job(name))
+    assert queue.load() == (3, 30)
+    queue.claim()
+    queue.finish("a", "done", n_bytes=5, deliveries=[out("a")])
+    queue.claim()
+    queue.finish("b", "failed", reason="no scan")
+    assert queue.load() == (2, 25)
+    queue.confirm([out("a")])
+    assert queue.load() == (1, 10)
+    assert queue.delivered_before(clock.now) == []
+    clock.now += 1
+    assert queue.delivered_before(clock.now) == ["a", "b"]
+    queue.forget(["a", "b"])
+    assert queue.known() == {"c"}
+    assert queue.delivery_states("a") == []
+
+
+def test_the_latest_are_shown_first(queue: JobQueue) -> None:
+    for name in "abcd":
+        queue.add(job(name))
+    assert [shown.id for shown in queue.recent(3)] == ["d", "c", "b"]
+
+
+def test_commits_reach_the_disk(queue: JobQueue, tmp_path: Path) -> None:
+    # SQLite's own words for it: 2 is FULL.
+    assert queue._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert queue._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    queue.add(job("a"))
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("q.sqlite3*")}
+    assert set(modes.values()) == {0o600}
+    assert "q.sqlite3-wal" in modes
+
+
+def test_a_damaged_queue_is_refused(tmp_path: Path) -> None:
+    queue = JobQueue(tmp_path / "q.sqlite3")
+    queue.add(job("a"))
+    queue.close()
+    data = bytearray((tmp_path / "q.sqlite3").read_bytes())
+    data[4096:8192] = bytes(4096)
+    (tmp_path / "q.sqlite3").write_bytes(data)
+    with pytest.raises(StateError, match="cannot open the queue"):
+        JobQueue(tmp_path / "q.sqlite3")
+
+
+def test_a_queue_of_a_later_release_is_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "q.sqlite3") as db:
+        db.execute("PRAGMA user_version = 2")
+    with pytest.raises(StateError, match="version 2, this release knows 1"):
+        JobQueue(tmp_path / "q.sqlite3")
+    with pytest.raises(StateError, match="cannot open"):
+        JobQueue(tmp_path / "no folder" / "q.sqlite3")

@@ -1,6 +1,7 @@
 """The .ldmpir artefact: one signed, hashed file with everything an engine needs."""
 
 from ldmpir_edge.bundle.archive import Archive, describe_entries, write_bundle
+from ldmpir_edge.bundle.engines import BuildRecipe, EngineSpec, TypicalScan, pack_engines
 from ldmpir_edge.bundle.golden import GoldenPair, pack_golden
 from ldmpir_edge.bundle.manifest import MANIFEST_VERSION, Manifest
 from ldmpir_edge.bundle.schema import (
@@ -28,7 +29,9 @@ from ldmpir_edge.bundle.store import (
 __all__ = [
     "MANIFEST_VERSION",
     "Archive",
+    "BuildRecipe",
     "Bundle",
+    "EngineSpec",
     "EntrySpec",
     "FamilySpec",
     "GateResult",
@@ -43,12 +46,14 @@ __all__ = [
     "SizeLimits",
     "TensorSpec",
     "Trust",
+    "TypicalScan",
     "VariantSpec",
     "describe_entries",
     "find_bundle",
     "generate_key",
     "load_signing_key",
     "open_bundle",
+    "pack_engines",
     "pack_golden",
     "packaged_bundles",
     "write_bundle",

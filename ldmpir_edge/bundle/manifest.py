@@ -8,8 +8,16 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, Field, ValidationError, model_validator
+from pydantic import (
+    AwareDatetime,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
+from ldmpir_edge.bundle.engines import BuildRecipe, EngineSpec
 from ldmpir_edge.bundle.schema import (
     EntryName,
     EntrySpec,
@@ -36,8 +44,9 @@ class Manifest(Frozen):
 
     `scaling` is the scaling contract in words; `source_hashes` the SHA-256 of the weights and
     recipes the bundle was made from; `verified` is false when the gate was skipped; `created`
-    the time of export with its zone. `entries` covers every file except the manifest itself,
-    its digest and the signature.
+    the time of export with its zone. `engines` were compiled ahead of time, `recipe` says how to
+    compile others on the device. `entries` covers every file except the manifest itself, its
+    digest and the signature.
     """
 
     format: Literal["ldmpir"] = "ldmpir"
@@ -51,6 +60,8 @@ class Manifest(Frozen):
     families: Annotated[tuple[FamilySpec, ...], Field(min_length=1, max_length=len(FAMILIES))]
     precisions: Annotated[tuple[PrecisionSpec, ...], Field(min_length=1)]
     variants: Annotated[tuple[VariantSpec, ...], Field(min_length=1)]
+    engines: tuple[EngineSpec, ...] = ()
+    recipe: BuildRecipe | None = None
     source_hashes: dict[EntryName, Sha256]
     tool_versions: dict[Word, Word]
     notes: Text = ""
@@ -91,6 +102,12 @@ class Manifest(Frozen):
             f"for {family} it holds: {held or 'nothing'}"
         )
 
+    @property
+    def default_precision(self) -> Precision:
+        """The precision that is taken where none is asked for: fp32, or the first there is."""
+        held = [precision.name for precision in self.precisions]
+        return "fp32" if "fp32" in held else held[0]
+
     def to_bytes(self) -> bytes:
         """Serialise to UTF-8 JSON, the same bytes for the same content."""
         plain = self.model_dump(mode="json")
@@ -98,6 +115,16 @@ class Manifest(Frozen):
             plain[table] = dict(sorted(plain[table].items()))
         text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False)
         return text.encode() + b"\n"
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_empty(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A bundle without engines reads as it did before there were any, to older releases too.
+        document: dict[str, Any] = plain(self)
+        return {
+            key: value
+            for key, value in document.items()
+            if value or key not in ("engines", "recipe")
+        }
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
@@ -122,6 +149,11 @@ class Manifest(Frozen):
             if self.verified and not passed:
                 raise ValueError(f"verified is true but {label} has not passed its gate")
             wanted += [variant.graph, *variant.weights]
+        keys = {variant.key for variant in self.variants}
+        for engine in self.engines:
+            if (engine.family, engine.n_steps, engine.precision) not in keys:
+                raise ValueError(f"an engine is of no variant: {engine.family} {engine.n_steps}")
+            wanted.append(engine.pack)
         if absent := sorted(set(wanted) - self.entries.keys()):
             raise ValueError(f"entries lacks {absent}")
         return self

@@ -14,10 +14,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from ldmpir_edge.bundle.archive import Archive
+from ldmpir_edge.bundle.engines import BuildRecipe, EngineSpec, unpack_engine
 from ldmpir_edge.bundle.golden import GoldenPair, parse_golden
 from ldmpir_edge.bundle.manifest import Manifest
 from ldmpir_edge.bundle.paths import cache_root
-from ldmpir_edge.bundle.schema import EntrySpec, ModelInfo, Precision, TensorSpec
+from ldmpir_edge.bundle.schema import EntrySpec, ModelInfo, Precision, SizeLimits, TensorSpec
 from ldmpir_edge.bundle.signing import Trust
 from ldmpir_edge.errors import BundleError
 from ldmpir_edge.physics.problem import Family
@@ -42,6 +43,9 @@ class LoadedVariant:
     content_sha256
         Identifies the bytes of graph and weights, which were checked against the bundle's hashes
         when they were unpacked; None where no bundle vouches for the files.
+    limits, recipe
+        From the manifest: the sizes that an engine compiled for the device must take, and how it
+        is compiled. Without limits none can be.
     """
 
     graph: Path
@@ -53,6 +57,8 @@ class LoadedVariant:
     model: ModelInfo
     source_hashes: Mapping[str, str]
     content_sha256: str | None = None
+    limits: SizeLimits | None = None
+    recipe: BuildRecipe | None = None
 
 
 class Bundle:
@@ -145,7 +151,19 @@ class Bundle:
             model=self.manifest.model,
             source_hashes=self.manifest.source_hashes,
             content_sha256=self._content_sha256(wanted),
+            limits=self.manifest.limits,
+            recipe=self.manifest.recipe,
         )
+
+    def engine(self, spec: EngineSpec) -> bytes:
+        """Answer one of the engines that were compiled ahead of time.
+
+        Raises
+        ------
+        BundleTamperedError
+            It is not what the manifest says.
+        """
+        return unpack_engine(self._archive.read(spec.pack), spec, str(self.path))
 
     def _content_sha256(self, names: tuple[str, ...]) -> str:
         lines = [f"{self.manifest.entries[name].sha256}  {name}\n" for name in names]

@@ -5,28 +5,19 @@ from __future__ import annotations
 import json
 
 import pytest
-from command_line import ldmpir_edge, ldmpir_edge_process
+from command_line import BLOCK, ldmpir_edge, ldmpir_edge_process
 
 from ldmpir_edge.bundle import open_bundle, packaged_bundles
 from ldmpir_edge.cli import app as app_module
 from ldmpir_edge.cli.output import print_error, print_result
 from ldmpir_edge.runtimes import BACKENDS
 
-BLOCK = """
-import sys
-class Refusal:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {blocked!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Refusal())
-"""
-
 
 def test_without_arguments_the_program_explains_itself():
     finished = ldmpir_edge()
     assert finished.code == 0
     assert finished.err == ""
-    for command in ("run", "sample", "models", "inspect", "doctor", "train", "export"):
+    for command in ("run", "sample", "models", "inspect", "doctor", "verify", "train", "export"):
         assert command in finished.out
 
 

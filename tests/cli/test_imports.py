@@ -20,7 +20,7 @@ HEAVY = {
     *("torch", "onnx", "onnxruntime", "openvino"),
 }
 
-COMMANDS = ("run", "sample", "serve", "models", "inspect", "doctor", "train", "export")
+COMMANDS = ("run", "sample", "serve", "models", "inspect", "doctor", "verify", "train", "export")
 
 PROBE = """
 import json, sys

@@ -18,6 +18,16 @@ from ldmpir_edge.cli.app import main
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 120
 
+BLOCK = """
+import sys
+class Refusal:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Refusal())
+"""
+"""Statements for `before`, formatted with the packages that cannot be imported then."""
+
 
 @dataclass(frozen=True)
 class Finished:

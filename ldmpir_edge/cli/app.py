@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ldmpir_edge.cli import doctor, export, inspect, models, run, sample, serve, train
+from ldmpir_edge.cli import doctor, export, inspect, models, run, sample, serve, train, verify
 from ldmpir_edge.cli.output import print_error
 from ldmpir_edge.errors import LdmpirError
 
@@ -25,6 +25,7 @@ app.command("serve", rich_help_panel="Reconstruct")(serve.serve)
 app.command("models", rich_help_panel="Look")(models.models)
 app.command("inspect", rich_help_panel="Look")(inspect.inspect)
 app.command("doctor", rich_help_panel="Look")(doctor.doctor)
+app.command("verify", rich_help_panel="Look")(verify.verify)
 app.command("train", rich_help_panel="Make")(train.train)
 app.command("export", rich_help_panel="Make")(export.export)
 

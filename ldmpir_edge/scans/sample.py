@@ -8,7 +8,7 @@ first, then renamed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -80,30 +80,49 @@ def write_sample(kind: SampleKind, folder: Path, seed: int = 0) -> Path:
     return target
 
 
+def write_mri_slice(path: Path, size: int, n_coils: int, seed: int = 0) -> None:
+    """Write the middle slice of the sample `mri` in another size: `(size, size)` pixels.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    with atomic_file(path) as temporary:
+        rng = np.random.default_rng(seed)
+        _write_fastmri(temporary, rng, matrix=size, n_coils=n_coils, heights=(0.0,))
+
+
 def _simulate_mri(
-    rng: np.random.Generator, *, readout_is_x: bool
+    rng: np.random.Generator,
+    *,
+    readout_is_x: bool,
+    matrix: int = _MATRIX,
+    n_coils: int = _N_COILS,
+    heights: Sequence[float] = _HEIGHTS,
 ) -> tuple[NDArray[np.complex64], NDArray[np.float32], NDArray[np.bool_]]:
     """Simulate k-space without noise: samples, root-sum-of-squares reference and mask."""
     head_state = int(rng.integers(2**32))
     # Both axes twice as fine, and readout twice as long: the scanner's oversampling.
-    fine = (4 * _MATRIX, 2 * _MATRIX)
-    maps = simulate_coil_maps(fine, _N_COILS, rng)
+    fine = (4 * matrix, 2 * matrix)
+    maps = simulate_coil_maps(fine, n_coils, rng)
     samples, references = [], []
-    for height in _HEIGHTS:
+    for height in heights:
         head = head_phantom(np.random.default_rng(head_state), height)
         shape = (fine[1], fine[0]) if readout_is_x else fine
         magnitude = rasterise(head, shape, "mr", oversampling=2)
         image = (magnitude.T if readout_is_x else magnitude) * random_phase(fine, rng)
         spectrum = centred_fft(maps * image, (-2, -1))
         # Half the samples of each axis over the same view: amplitudes halve under unitarity.
-        rows, columns = slice(_MATRIX, 3 * _MATRIX), slice(_MATRIX // 2, 3 * _MATRIX // 2)
+        rows, columns = slice(matrix, 3 * matrix), slice(matrix // 2, 3 * matrix // 2)
         kspace = (spectrum[:, rows, columns] / 2).astype(np.complex64)
-        coil_images = centred_ifft(kspace, (-2, -1))[:, _MATRIX // 2 : 3 * _MATRIX // 2]
+        coil_images = centred_ifft(kspace, (-2, -1))[:, matrix // 2 : 3 * matrix // 2]
         samples.append(kspace)
         references.append(np.sqrt(np.sum(np.abs(coil_images) ** 2, axis=0)))
-    mask = np.zeros(_MATRIX, np.bool_)
+    n_acs = min(_N_ACS, matrix)
+    mask = np.zeros(matrix, np.bool_)
     mask[int(rng.integers(_ACCELERATION)) :: _ACCELERATION] = True
-    mask[(_MATRIX - _N_ACS) // 2 : (_MATRIX + _N_ACS) // 2] = True
+    mask[(matrix - n_acs) // 2 : (matrix + n_acs) // 2] = True
     return np.stack(samples), np.stack(references).astype(np.float32), mask
 
 
@@ -113,8 +132,8 @@ def _complex_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[
     return noise
 
 
-def _write_fastmri(path: Path, rng: np.random.Generator) -> None:
-    kspace, reference, mask = _simulate_mri(rng, readout_is_x=False)
+def _write_fastmri(path: Path, rng: np.random.Generator, **changes: Any) -> None:
+    kspace, reference, mask = _simulate_mri(rng, readout_is_x=False, **changes)
     kspace = (kspace + _KSPACE_NOISE * _complex_noise(rng, kspace.shape)) * mask
     sample_files.write_fastmri(path, kspace.astype(np.complex64), reference, mask)
 

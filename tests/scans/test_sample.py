@@ -11,7 +11,7 @@ import pytest
 
 from ldmpir_edge.errors import OutputError, UsageError
 from ldmpir_edge.scans.detect import open_scan
-from ldmpir_edge.scans.sample import write_sample
+from ldmpir_edge.scans.sample import write_mri_slice, write_sample
 
 
 def test_the_folder_holds_the_samples_and_nothing_else(samples):
@@ -113,3 +113,21 @@ def test_unknown_kind_and_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError):
         write_sample("dicom", tmp_path / "file")
+
+
+def test_one_slice_of_the_same_size_shows_the_middle_of_the_sample(samples, tmp_path):
+    write_mri_slice(tmp_path / "a.h5", 256, 8, seed=3)
+    with open_scan(tmp_path / "a.h5") as scan, open_scan(samples["mri"]) as sample:
+        assert scan.n_slices == 1
+        # The phase is another draw, which moves the ringing at edges a little.
+        ours, theirs = scan.reference(0), sample.reference(1)
+    assert np.linalg.norm(ours - theirs) < 0.05 * np.linalg.norm(theirs)
+
+
+def test_one_slice_may_have_another_size_and_other_coils(tmp_path):
+    write_mri_slice(tmp_path / "a.h5", 97, 5)
+    with open_scan(tmp_path / "a.h5") as scan:
+        assert (scan.n_slices, scan.n_coils, scan.image_shape) == (1, 5, (97, 97))
+        columns = (scan.kspace(0) != 0).any(axis=(0, 1))
+        np.testing.assert_array_equal(columns, scan.mask)
+        assert scan.mask.sum() == pytest.approx(20 + 77 / 4, abs=2)

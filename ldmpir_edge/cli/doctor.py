@@ -9,7 +9,10 @@ import typer
 from ldmpir_edge.cli.output import print_json, print_result, print_table, progress_bar
 
 if TYPE_CHECKING:
-    from ldmpir_edge.runtimes import Conformance
+    from ldmpir_edge.runtimes import Availability, Conformance
+
+MAX_FAILURES = 8
+"""Operators listed of a backend: an old library may lack many."""
 
 
 def doctor(
@@ -41,17 +44,25 @@ def doctor(
                 _count(backend.conformance),
                 backend.availability.reason
                 if backend.availability.ok
-                else f"{backend.availability.reason}: {backend.availability.install_command}",
+                else _remedy(backend.availability),
             )
             for backend in report.backends
         ],
     )
     for backend in report.backends:
-        for fault in backend.conformance.failures if backend.conformance else ():
-            kind = "" if fault.relied_on else " (not relied on)"
-            print_result(f"{backend.name} miscomputes {fault.name}{kind}: {fault.reason}")
+        failures = backend.conformance.failures if backend.conformance else ()
+        for failure in failures[:MAX_FAILURES]:
+            kind = "" if failure.relied_on else ", which our graphs do without"
+            print_result(f"{backend.name} {failure}{kind}")
+        if len(failures) > MAX_FAILURES:
+            n_more = len(failures) - MAX_FAILURES
+            print_result(f"{backend.name}: {n_more} more operators, which --json lists")
     choice = report.choice
     print_result(f"run would choose {choice.backend or 'none'}: {choice.reason}")
+
+
+def _remedy(state: Availability) -> str:
+    return f"{state.reason}: {state.install_command}" if state.install_command else state.reason
 
 
 def _count(conformance: Conformance | None) -> str:

@@ -36,7 +36,8 @@ class Availability:
     """Whether a backend can run here.
 
     `reason` says why not (empty when it can); `devices` are in the library's own words;
-    `install_command` is the one command that brings it.
+    `install_command` is the one command that brings it, empty where the machine lacks the hardware
+    and no command helps.
     """
 
     ok: bool
@@ -178,21 +179,48 @@ class Backend(ABC):
     Attributes
     ----------
     name
-        What `--backend` calls it; also the module to import.
+        What `--backend` calls it: the module to import, and after a colon the device, where one
+        was named.
     extra
         The extra of ldmpir-edge that brings it; None where the bare package does.
     runs_graphs
         Whether it computes a variant's graph; the PyTorch reference has code of its own.
     """
 
-    name: ClassVar[str]
+    name: str
     extra: ClassVar[str | None]
     runs_graphs: ClassVar[bool] = True
 
     @property
+    def module(self) -> str:
+        """The module to import."""
+        return self.name.partition(":")[0]
+
+    @property
+    def device(self) -> str:
+        """The device that was named; empty where the choice is the backend's."""
+        return self.name.partition(":")[2]
+
+    def on(self, device: str) -> Backend:
+        """Answer this backend on a device that the user names, whether or not it is here.
+
+        Raises
+        ------
+        UsageError
+            The backend knows no device of that name.
+        """
+        raise UsageError(
+            f"{self.name} takes no device, but {device!r} was given: use --backend {self.name}"
+        )
+
+    def choices(self) -> tuple[Backend, ...]:
+        """Answer what to try in turn where no device was named: it on one device, and another."""
+        return (self,)
+
+    @property
     def install_command(self) -> str:
         """The one command that brings the library."""
-        target = f"'ldmpir-edge[{self.extra}]'" if self.extra else self.name
+        target = f"'ldmpir-edge[{self.extra}]'" if self.extra else self.module
         return f"pip install {target}"
 
     def availability(self) -> Availability:
@@ -249,9 +277,9 @@ class Backend(ABC):
 
     def _import(self) -> Any:
         try:
-            return importlib.import_module(self.name)
+            return importlib.import_module(self.module)
         except ModuleNotFoundError as err:
-            if err.name == self.name and self.extra:
+            if err.name == self.module and self.extra:
                 raise MissingExtraError(f"the {self.name} backend", self.extra) from err
             raise self._broken(err) from err
         except (ImportError, OSError) as err:

@@ -63,7 +63,9 @@ def probe(backend: Backend, state: Availability) -> Conformance | None:
     counted = [not verdict.reason for verdict in verdicts if verdict.relied_on]
     failures = tuple(verdict for verdict in verdicts if verdict.reason)
     found = Conformance(len(counted), sum(counted), failures)
-    _cache().put(_name(backend, state), json.dumps(asdict(found)).encode())
+    if any(verdict.error is not None for verdict in verdicts):
+        _cache().put(_name(backend, state), json.dumps(asdict(found)).encode())
+    # Else nothing ran at all, for want of a driver perhaps, which may be there tomorrow.
     return found
 
 

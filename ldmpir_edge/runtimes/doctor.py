@@ -70,8 +70,8 @@ class DoctorReport:
 
 def examine() -> DoctorReport:
     """Look at the machine, ask every backend whether it can run, and check its operators."""
-    reports = tuple(map(_report, BACKENDS))
-    return DoctorReport(this_machine(), reports, _choice())
+    choices = (choice for backend in BACKENDS for choice in backend.choices())
+    return DoctorReport(this_machine(), tuple(map(_report, choices)), _choice())
 
 
 def this_machine() -> Machine:

@@ -84,6 +84,10 @@ class Verdict:
     reason: str
     error: float | None
 
+    def __str__(self) -> str:
+        verb = "cannot run" if self.error is None else "miscomputes"
+        return f"{verb} {self.name} ({self.reason})"
+
 
 def run_probes(backend: Backend, probes: Sequence[Probe] | None = None) -> tuple[Verdict, ...]:
     """Run probes on a backend that can run here; those of the package where none are given."""

@@ -14,13 +14,19 @@ BACKENDS: tuple[Backend, ...] = (OpenVinoBackend(), OnnxRuntimeBackend(), TorchB
 def get_backend(name: str) -> Backend:
     """Answer the backend of that name, whether or not it can run here.
 
+    Parameters
+    ----------
+    name
+        As `--backend` takes it: `openvino`, or on a device of the library's `openvino:gpu`.
+
     Raises
     ------
     UsageError
-        There is none of that name; the message lists those there are.
+        There is none of that name, or it knows no such device; the message lists those there are.
     """
+    module, colon, device = name.partition(":")
     for backend in BACKENDS:
-        if backend.name == name:
-            return backend
+        if backend.name == module:
+            return backend.on(device) if colon else backend
     known = ", ".join(backend.name for backend in BACKENDS)
     raise UsageError(f"no backend {name!r}; choose one of: {known}")

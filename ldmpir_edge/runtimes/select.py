@@ -131,6 +131,7 @@ class SelectedEngine(Engine):
 
 def _candidates(requested: str | None, precision: Precision) -> Iterator[tuple[Backend, str]]:
     """Yield the backends to try, each with its reason; raise if there is not even one."""
+    faulty: list[str] = []
     if requested is not None:
         backend = get_backend(requested)
         state = backend.availability()
@@ -138,24 +139,31 @@ def _candidates(requested: str | None, precision: Precision) -> Iterator[tuple[B
             if backend.extra and state.reason == "not installed":
                 raise MissingExtraError(f"the {backend.name} backend", backend.extra)
             raise BackendError(f"{backend.name} cannot run here: {state.reason}")
-        faults = _list_faults(backend, state, precision)
-        though = f", although it {faults}" if faults else ""
-        yield backend, f"{backend.name} {state.version}, as requested{though}"
+        choices = backend.choices()
+        for choice in choices:
+            faults = _list_faults(choice, state, precision)
+            if faults and choice is not choices[-1]:
+                faulty.append(f"{choice.name} {faults}")
+                continue
+            though = f", although it {faults}" if faults else ""
+            why = "".join(f"; {reason}" for reason in faulty)
+            yield choice, f"{choice.name} {state.version}, as requested{though}{why}"
         return
     passed_over: list[str] = []
-    faulty: list[str] = []
     n_found = 0
     for backend in BACKENDS:
         state = backend.availability()
         if not state.ok:
-            passed_over.append(f"{backend.name} is {state.reason}: {state.install_command}")
+            if state.install_command:
+                passed_over.append(f"{backend.name} is {state.reason}: {state.install_command}")
             continue
-        if faults := _list_faults(backend, state, precision):
-            faulty.append(f"{backend.name} {state.version} {faults}")
-            continue
-        n_found += 1
-        why = "".join(f"; {reason}" for reason in (*passed_over, *faulty))
-        yield backend, f"{backend.name} {state.version}, the preferred engine installed{why}"
+        for choice in backend.choices():
+            if faults := _list_faults(choice, state, precision):
+                faulty.append(f"{choice.name} {state.version} {faults}")
+                continue
+            n_found += 1
+            why = "".join(f"; {reason}" for reason in (*passed_over, *faulty))
+            yield choice, f"{choice.name} {state.version}, the preferred engine installed{why}"
     if faulty and not n_found:
         raise BackendError(f"no engine here is sound: {'; '.join(faulty)}; name one by --backend")
     if not n_found:
@@ -168,7 +176,7 @@ def _list_faults(backend: Backend, state: Availability, precision: Precision) ->
     if not faults:
         return ""
     first, *others = faults
-    text = f"miscomputes {first.name} ({first.reason})"
+    text = str(first)
     if others:
         text += f" and {len(others)} more operators, which `ldmpir-edge doctor` lists"
     _log.warning("%s %s", backend.name, text)

@@ -1,9 +1,14 @@
-"""OpenVINO on the CPU: the faster CPU engine where it is installed.
+"""OpenVINO: the faster CPU engine where it is installed, and Intel's GPUs and NPUs by name.
 
 Models are reshaped to the inputs and compiled per shape: static shapes measured about 20 %
 faster than dynamic ones. The precision hint is explicit, since OpenVINO otherwise picks bfloat16
 or half precision by itself on CPUs that have them, and what was gated is the graph's own. An
-imported model needs it again: the hint is not part of the exported blob.
+imported model needs it again: the hint is not part of the exported blob. On a GPU or NPU the hint
+for half precision would take the physics along, which does not bear it: there `dynamic` leaves
+each operator of an fp16 graph in the graph's own type.
+
+The performance hint is for latency. That for throughput runs several requests side by side, each
+on fewer cores, and `reconstruct` has one slice in the engine at a time.
 
 Compiled models of a bundle are kept between processes in a sealed cache of our own, not in
 OpenVINO's (`CACHE_DIR`): OpenVINO loads a blob whose weights were changed without noticing, which
@@ -19,7 +24,7 @@ import logging
 import platform
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -28,11 +33,13 @@ import numpy as np
 
 from ldmpir_edge.bundle import LoadedVariant
 from ldmpir_edge.bundle.paths import cache_root, seal_key_file
+from ldmpir_edge.errors import BackendError, UsageError
 from ldmpir_edge.runtimes.base import Arrays, Backend, Engine, one_line
 from ldmpir_edge.runtimes.cpu import cpu_identity
 from ldmpir_edge.runtimes.sealed_cache import SealedCache
 
-DEVICE = "CPU"
+DEVICE_KINDS = ("cpu", "gpu", "npu")
+"""What may follow the colon in `--backend openvino:gpu`; a number tells one of several: `gpu.1`."""
 
 MAX_COMPILED = 4
 """Compiled shapes kept; a scan has one or two, and each holds its own copy of the weights."""
@@ -47,9 +54,17 @@ _log = logging.getLogger(__name__)
 class OpenVinoEngine(Engine):
     """One model and its most recently used compiled shapes."""
 
-    def __init__(self, variant: LoadedVariant, core: Any, properties: dict[str, Any]) -> None:
-        super().__init__(OpenVinoBackend.name, variant)
+    def __init__(
+        self,
+        backend: str,
+        variant: LoadedVariant,
+        core: Any,
+        device: str,
+        properties: dict[str, Any],
+    ) -> None:
+        super().__init__(backend, variant)
         self._core = core
+        self._device = device
         self._properties = properties
         self._compiled: OrderedDict[_Shapes, Any] = OrderedDict()
         # A model whose files nobody vouches for (one being gated) is not worth its space there.
@@ -123,7 +138,7 @@ class OpenVinoEngine(Engine):
         if blob is None:
             return None
         try:
-            return self._core.import_model(blob, DEVICE, self._properties)
+            return self._core.import_model(blob, self._device, self._properties)
         except Exception as err:  # noqa: BLE001 - whatever it is, the graph can be compiled
             _log.debug("OpenVINO does not take its own blob %s: %s", name, one_line(err))
             return None
@@ -133,7 +148,7 @@ class OpenVinoEngine(Engine):
             self._model = self._read()
         model = self._model.clone()
         model.reshape({name: list(shape) for name, shape in shapes})
-        return self._core.compile_model(model, DEVICE, self._properties)
+        return self._core.compile_model(model, self._device, self._properties)
 
     def _read(self) -> Any:
         return self._core.read_model(str(self.variant.graph))
@@ -144,9 +159,10 @@ class OpenVinoEngine(Engine):
             "variant": self.variant.content_sha256,
             "shapes": shapes,
             "properties": self._properties,
-            "plugin": self._core.get_versions(DEVICE)[DEVICE].build_number,
+            "device": self._core.get_property(self._device, "FULL_DEVICE_NAME"),
+            "plugin": [v.build_number for v in self._core.get_versions(self._device).values()],
             "machine": platform.machine(),
-            "capabilities": self._core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"),
+            "capabilities": self._core.get_property(self._device, "OPTIMIZATION_CAPABILITIES"),
             "cpu": cpu_identity(),
         }
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
@@ -172,17 +188,52 @@ class OpenVinoBackend(Backend):
         with _no_telemetry():
             return super()._import()
 
+    def on(self, device: str) -> Backend:
+        """Answer this backend on one device.
+
+        Raises
+        ------
+        UsageError
+            It is no single device: OpenVINO's AUTO, MULTI, HETERO and BATCH choose or combine
+            devices by themselves, and the image's provenance could not say which made it.
+        """
+        kind, dot, number = device.lower().partition(".")
+        if kind not in DEVICE_KINDS or (dot and not number.isdecimal()):
+            raise UsageError(
+                f"{self.name} takes one device, not {device!r}: choose one of "
+                f"{', '.join(DEVICE_KINDS)}, or gpu.1 and so on where there are several"
+            )
+        named = OpenVinoBackend()
+        named.name = f"{self.name}:{device.lower()}"
+        return named
+
     def _devices(self, library: Any) -> tuple[str, ...]:
-        return tuple(_core(library).available_devices)
+        available = tuple(_core(library).available_devices)
+        if self.device:
+            _require_device(self.device.upper(), available)
+        return available
 
     def _load(self, library: Any, variant: LoadedVariant, threads: int | None) -> Engine:
+        core, device = _core(library), (self.device or "cpu").upper()
+        _require_device(device, core.available_devices)
+        on_cpu = device.startswith("CPU")
+        as_typed = variant.precision == "fp16" and not on_cpu
         properties: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": "dynamic" if as_typed else "f32",
         }
-        if threads is not None:
+        if threads is not None and on_cpu:
             properties["INFERENCE_NUM_THREADS"] = threads
-        return OpenVinoEngine(variant, _core(library), properties)
+        return OpenVinoEngine(self.name, variant, core, device, properties)
+
+
+def _require_device(device: str, available: Sequence[str]) -> None:
+    """Refuse a device that OpenVINO does not see; GPU stands for the first of GPU.0 and GPU.1."""
+    if not any(device in (name, name.partition(".")[0]) for name in available):
+        raise BackendError(
+            f"OpenVINO sees no {device} here, only {', '.join(available)}; a GPU or NPU needs its "
+            "driver, and the user the right to use it"
+        )
 
 
 @cache

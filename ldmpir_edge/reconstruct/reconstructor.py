@@ -42,6 +42,10 @@ from ldmpir_edge.scans.reconstruction import (
 )
 
 DEFAULT_BUNDLE = "ldmpir-2m"
+NO_ENGINE = "none"
+"""Stands for the engine of a slice that none was asked for."""
+
+Withhold = Callable[[int], str | None]
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,12 @@ class Reconstructor:
         )
 
     def stream(
-        self, scan: Scan, *, task: Task | None = None, seed: int | None = None
+        self,
+        scan: Scan,
+        *,
+        task: Task | None = None,
+        seed: int | None = None,
+        withhold: Withhold | None = None,
     ) -> Generator[ReconstructedSlice, None, None]:
         """Reconstruct an open scan slice by slice, in order; memory does not grow with the slices.
 
@@ -221,6 +230,9 @@ class Reconstructor:
         ----------
         scan, task, seed
             As for a call.
+        withhold
+            Asked before the engine gets a slice, by its index: a reason, or None. With a reason
+            the slice is delivered as the classical image, and says so.
 
         Yields
         ------
@@ -234,10 +246,25 @@ class Reconstructor:
             While iterating, of the slice that is the cause.
         """
         self.header(scan, task=task)
-        return self._slices(scan, resolve_task(scan, task), seed)
+        return self._slices(scan, resolve_task(scan, task), seed, withhold or _never)
+
+    def engine(self, family: Family) -> SelectedEngine:
+        """Give the engine that serves a family of problems, loaded when first asked for.
+
+        Raises
+        ------
+        BundleError
+            The bundle does not hold the family.
+        BackendError, MissingExtraError
+            No backend could load it.
+        """
+        if family not in self._engines:
+            variant = self.bundle.extract(family, self.n_steps, self.precision)
+            self._engines[family] = load_engine(variant, self._requested, self._threads)
+        return self._engines[family]
 
     def _slices(
-        self, scan: Scan, task: Task, seed: int | None
+        self, scan: Scan, task: Task, seed: int | None, withhold: Withhold
     ) -> Generator[ReconstructedSlice, None, None]:
         self.seconds.clear()
         created = datetime.now(UTC)
@@ -249,6 +276,8 @@ class Reconstructor:
             return prepared
 
         def run(index: int, prepared: PreparedSlice) -> _Answer:
+            if (reason := withhold(index)) is not None:
+                return _Answer(None, NO_ENGINE, reason)
             return self._run(prepared.problem, seed, index)
 
         def finish(index: int, prepared: PreparedSlice, answer: _Answer) -> ReconstructedSlice:
@@ -264,14 +293,15 @@ class Reconstructor:
 
         def warm_up() -> None:
             # Only a guess, to save time: what cannot be loaded is said when it is needed.
-            with suppress(LdmpirError), self._timed("load"):
-                self._engine(likely_family(scan, task))
+            if withhold(0) is None:
+                with suppress(LdmpirError), self._timed("load"):
+                    self.engine(likely_family(scan, task))
 
         yield from overlap(scan.n_slices, prepare, run, finish, warm_up)
 
     def _run(self, problem: Problem, seed: int | None, index: int) -> _Answer:
         with self._timed("load"):
-            engine = self._in_use = self._engine(problem.family)
+            engine = self._in_use = self.engine(problem.family)
         with self._timed("engine"):
             try:
                 planes = engine.run(self._inputs(problem, seed, index))["image"][0]
@@ -307,12 +337,6 @@ class Reconstructor:
         _, height, width = prepared.problem.b.shape
         self.bundle.manifest.limits.check(height, width, prepared.n_coils, prepared.n_views)
 
-    def _engine(self, family: Family) -> SelectedEngine:
-        if family not in self._engines:
-            variant = self.bundle.extract(family, self.n_steps, self.precision)
-            self._engines[family] = load_engine(variant, self._requested, self._threads)
-        return self._engines[family]
-
     def _inputs(
         self, problem: Problem, seed: int | None, index: int
     ) -> dict[str, NDArray[np.generic]]:
@@ -337,6 +361,10 @@ class _Timer:
 
     def __exit__(self, *_: object) -> None:
         self._seconds[self._stage] += time.perf_counter() - self._started
+
+
+def _never(_: int) -> None:
+    """Withhold no slice from the engine."""
 
 
 def _choose_image(problem: Problem, answer: _Answer) -> tuple[NDArray[np.float32], dict[str, Any]]:

@@ -14,6 +14,7 @@ import pytest
 from small_scans import SIZE, disc, write_dicom, write_fastmri, write_ismrmrd, write_sinogram
 
 from ldmpir_edge.errors import ScanDataError, UnsupportedSizeError, UsageError
+from ldmpir_edge.reconstruct import Reconstructor, reconstructor
 from ldmpir_edge.reconstruct.slices import prepare_slice
 from ldmpir_edge.scans.detect import open_scan
 from ldmpir_edge.scans.write import FORMATS, open_outputs
@@ -103,6 +104,42 @@ def test_a_stream_can_be_left(tmp_path, faked):
         assert next(stream).index == 0
     assert threading.active_count() == before
     assert len(calls) == 2
+
+
+def test_slices_withheld_from_the_engine_are_classical_and_say_so(tmp_path, faked):
+    write_fastmri(tmp_path / "a.h5", n_slices=4, acceleration=2)
+    calls = []
+
+    def answer(inputs):
+        calls.append(1)
+        return almost_classical(inputs)
+
+    def withhold(index):
+        return "it is late" if index >= 2 else None
+
+    with open_scan(tmp_path / "a.h5") as scan:
+        with closing(faked(answer).stream(scan, withhold=withhold)) as stream:
+            pieces = list(stream)
+        prepared = prepare_slice(scan, 3, "mri")
+    assert [piece.fallback for piece in pieces] == [None, None, "it is late", "it is late"]
+    assert [piece.provenance.backend for piece in pieces] == ["fake", "fake", "none", "none"]
+    assert len(calls) == 2
+    classical = prepared.to_scan(prepared.problem.x1)
+    np.testing.assert_allclose(pieces[3].image, classical, rtol=1e-6)
+
+
+def test_no_engine_is_loaded_for_a_scan_withheld_from_it(tmp_path, bundle, monkeypatch):
+    write_fastmri(tmp_path / "a.h5", acceleration=2)
+
+    def load(*_):
+        raise AssertionError("an engine was loaded")
+
+    monkeypatch.setattr(reconstructor, "load_engine", load)
+    with (
+        open_scan(tmp_path / "a.h5") as scan,
+        closing(Reconstructor(bundle).stream(scan, withhold=lambda _: "it crashes")) as stream,
+    ):
+        assert [piece.fallback for piece in stream] == ["it crashes"]
 
 
 def test_what_cannot_be_done_is_refused_before_the_first_slice(tmp_path, faked):

@@ -5,19 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ldmpir_edge.bundle import Precision
 from ldmpir_edge.serve.config import Source
 
 State = Literal["queued", "running", "done", "fallback", "failed"]
 STATES: tuple[State, ...] = ("queued", "running", "done", "fallback", "failed")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The variant that reconstructs a job: chosen once, since it is part of the images' UIDs."""
-
-    n_steps: int
-    precision: Precision
 
 
 @dataclass(frozen=True)
@@ -42,8 +33,6 @@ class Job:
         Size of the payload and, once finished, of the result.
     attempts
         How often a worker was given it, not counting attempts that met a full disk.
-    plan
-        None until the first attempt.
     finished
         When it ended.
     reason
@@ -62,7 +51,6 @@ class Job:
     due: float | None = None
     state: State = "queued"
     attempts: int = 0
-    plan: Plan | None = None
     finished: float | None = None
     reason: str | None = None
     report: dict[str, Any] = field(default_factory=dict)

@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from ldmpir_edge.errors import OverloadError, StateError
-from ldmpir_edge.serve.jobs import STATES, Delivery, Job, Plan, State
+from ldmpir_edge.serve.jobs import STATES, Delivery, Job, State
 
 SCHEMA_VERSION = 1
 MAX_PAUSE_S = 600.0
@@ -37,7 +37,6 @@ CREATE TABLE jobs (
     state TEXT NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
     not_before REAL NOT NULL DEFAULT 0,
-    plan TEXT,
     finished REAL,
     reason TEXT,
     report TEXT NOT NULL DEFAULT '{}'
@@ -169,13 +168,6 @@ class JobQueue:
                 (jobs[0].id,),
             )
             return self.get(jobs[0].id)
-
-    def keep_plan(self, job_id: str, plan: Plan) -> None:
-        """Remember how a job is reconstructed, for attempts to come."""
-        with self._transaction():
-            self._db.execute(
-                "UPDATE jobs SET plan = ? WHERE id = ?", (json.dumps(asdict(plan)), job_id)
-            )
 
     def release(self, job_id: str, *, pause_s: float, reason: str, counts: bool) -> None:
         """Put a running job back for another attempt.
@@ -368,6 +360,4 @@ class JobQueue:
 
 def _job(*row: Any) -> Job:
     named = dict(zip(_FIELDS, row, strict=True))
-    plan = named.pop("plan")
-    report = json.loads(named.pop("report"))
-    return Job(**named, plan=Plan(**json.loads(plan)) if plan else None, report=report)
+    return Job(**named | {"report": json.loads(named["report"])})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ldmpir_edge.errors import StateError
-from ldmpir_edge.serve.jobs import Delivery, Job, Plan
+from ldmpir_edge.serve.jobs import Delivery, Job
 from ldmpir_edge.serve.queue import MAX_PAUSE_S, JobQueue
 
 DAY_S = 86400.0
@@ -62,14 +62,13 @@ def test_what_is_due_first_comes_first(queue: JobQueue) -> None:
 def test_everything_said_of_a_job_is_kept(queue: JobQueue, tmp_path: Path) -> None:
     queue.add(job("a", origin="o", due=Clock.now + 9))
     queue.claim()
-    queue.keep_plan("a", Plan(4, "fp16"))
     queue.finish("a", "fallback", n_bytes=5, reason="why", report={"backend": "x"})
     queue.close()
     again = JobQueue(tmp_path / "q.sqlite3").get("a")
     assert again == job(
         "a",
         **{"origin": "o", "due": Clock.now + 9, "state": "fallback", "attempts": 1},
-        **{"plan": Plan(4, "fp16"), "n_bytes": 15, "finished": Clock.now, "reason": "why"},
+        **{"n_bytes": 15, "finished": Clock.now, "reason": "why"},
         report={"backend": "x"},
     )
 

@@ -1,0 +1,293 @@
+"""The front's thread that keeps a worker and gives it the jobs of the queue."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ldmpir_edge.errors import OverloadError
+from ldmpir_edge.physics.problem import Family
+from ldmpir_edge.serve.config import Route, ServeConfig
+from ldmpir_edge.serve.courier import Target
+from ldmpir_edge.serve.jobs import Delivery, Job
+from ldmpir_edge.serve.queue import JobQueue
+from ldmpir_edge.serve.state_folder import StateFolder, folder_bytes
+from ldmpir_edge.serve.work import RESULT, Order, Outcome
+from ldmpir_edge.serve.worker_process import WorkerLostError, WorkerProcess
+
+START_S = 300.0
+"""How long a worker may take until it is ready: engines may have to be compiled."""
+
+STALL_S = 300.0
+"""How long it may say nothing while it has a job without a deadline."""
+
+LEAST_STALL_S = 10.0
+
+ENGINE_ATTEMPTS = 2
+"""After so many attempts that did not end, the engine is left out."""
+
+MAX_ATTEMPTS = 4
+
+FULL_DISK_PAUSE_S = 30.0
+RESTART_PAUSE_S = 5.0
+_IDLE_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+OnFinish = Callable[[Job], None]
+
+
+class Supervisor:
+    """Claims jobs, has them reconstructed and files what comes of them.
+
+    Parameters
+    ----------
+    config, folder, queue
+        Of the appliance.
+    targets
+        By name, for what a result's deliveries are.
+    families
+        Whose golden pairs the worker runs before it is ready.
+    on_finish
+        Called with every job that has ended, after its row is committed.
+    clock
+        Gives seconds since 1970, as the jobs' times are.
+    """
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        folder: StateFolder,
+        queue: JobQueue,
+        targets: Mapping[str, Target],
+        families: Sequence[Family],
+        on_finish: OnFinish,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._config, self._folder, self._queue = config, folder, queue
+        self._targets, self._families, self._on_finish = targets, families, on_finish
+        self._clock = clock
+        self._routes = {route.name: route for route in config.routes}
+        self._worker: WorkerProcess | None = None
+        self._blamed: dict[str, str] = {}
+        self._stopping = threading.Event()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        self._thread = threading.Thread(target=self._run, name="ldmpir-supervisor", daemon=True)
+        self.engines: list[dict[str, Any]] = []
+        self.not_ready: str | None = "the engines are being loaded"
+
+    def start(self) -> None:
+        """Start the worker, and give it jobs."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look into the queue now."""
+        with suppress(BlockingIOError):  # it is full of reasons to wake up already
+            os.write(self._wake_write, b".")
+
+    def stop(self) -> None:
+        """End the worker; its job goes back to the queue."""
+        self._stopping.set()
+        self.wake()
+        self._thread.join()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def result(self, job: Job) -> Path:
+        """Give the folder of a finished job's result."""
+        return self._folder.attempt(job.id, job.attempts) / RESULT
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                if self._worker is None:
+                    self._worker = self._start_worker()
+                    continue
+                job = self._queue.claim()
+                if job is not None:
+                    self._handle(self._worker, job)
+                else:
+                    self._idle(self._worker)
+            except WorkerLostError as err:
+                self._drop_worker(str(err))
+            except OverloadError as err:
+                _log.warning("the queue cannot be written: %s", err)
+                self._stopping.wait(RESTART_PAUSE_S)
+        if self._worker is not None:
+            self._worker.end()
+
+    def _start_worker(self) -> WorkerProcess | None:
+        worker = WorkerProcess(self._config, self._families, self._folder.root / "latencies.json")
+        until = time.monotonic() + START_S
+        try:
+            # In short waits, so that the appliance can be stopped meanwhile.
+            while not self._readable(worker, 0.5):
+                if self._stopping.is_set() or time.monotonic() > until:
+                    raise WorkerLostError("the engine's process did not get ready")
+            message = worker.receive(START_S)
+        except WorkerLostError as err:
+            worker.end()
+            self._wait_before_restart(str(err))
+            return None
+        if "engines" in message:
+            self._take_engines(message["engines"])
+            return worker
+        worker.end()
+        self._wait_before_restart(str(message.get("error")))
+        return None
+
+    def _wait_before_restart(self, reason: str) -> None:
+        self.not_ready = reason
+        if not self._stopping.is_set():
+            _log.error("the worker did not start")
+            self._stopping.wait(RESTART_PAUSE_S)
+
+    def _take_engines(self, engines: list[dict[str, Any]]) -> None:
+        self.engines = engines
+        failures = [
+            f"{test['family']} in {test['precision']}: {test['failure']}"
+            for engine in engines
+            for test in engine["golden"]
+            if test["failure"]
+        ]
+        self.not_ready = f"golden pair failed, {failures[0]}" if failures else None
+
+    def _drop_worker(self, reason: str) -> None:
+        if self._worker is not None:
+            self._worker.end()
+            self._worker = None
+        self.not_ready = reason
+
+    def _idle(self, worker: WorkerProcess) -> None:
+        ready, _, _ = select.select([worker.fileno(), self._wake_read], [], [], _IDLE_S)
+        if self._wake_read in ready:
+            os.read(self._wake_read, 4096)
+        if worker.fileno() in ready:
+            self._take_engines(worker.receive(START_S)["engines"])
+
+    @staticmethod
+    def _readable(worker: WorkerProcess, timeout_s: float) -> bool:
+        return bool(select.select([worker], [], [], timeout_s)[0])
+
+    def _handle(self, worker: WorkerProcess, job: Job) -> None:
+        route = self._routes.get(job.route) or self._config.route(job.source)
+        if route is None:
+            self._fail(job, f"its route {job.route} is not configured any more")
+            return
+        if job.attempts > MAX_ATTEMPTS:
+            self._fail(job, f"{MAX_ATTEMPTS} attempts were cut short: {job.reason}")
+            return
+        order = self._order(job, route)
+        try:
+            worker.order(order)
+            outcome = self._await(worker, order)
+        except WorkerLostError as err:
+            worker.end()  # before its folder goes, and before another has the job
+            shutil.rmtree(order.attempt, ignore_errors=True)
+            if self._stopping.is_set():
+                self._put_back(job, 0.0, "the appliance was stopped", counts=False)
+            else:
+                self._blamed[job.id] = str(err)
+                self._put_back(job, 0.0, str(err), counts=True)
+            raise
+        self._conclude(job, route, outcome)
+
+    def _order(self, job: Job, route: Route) -> Order:
+        attempt = self._folder.attempt(job.id, job.attempts)
+        shutil.rmtree(attempt, ignore_errors=True)
+        attempt.mkdir(mode=0o700, exist_ok=True)
+        classical = self._blamed.get(job.id)
+        if classical is None and job.attempts > ENGINE_ATTEMPTS:
+            classical = f"{job.attempts - 1} attempts with the engine were cut short"
+        return Order(
+            job_id=job.id,
+            route=route.name,
+            payload=str(self._folder.payload(job.id)),
+            attempt=str(attempt),
+            remaining_s=None if job.due is None else job.due - self._clock(),
+            classical=classical,
+        )
+
+    def _await(self, worker: WorkerProcess, order: Order) -> Outcome:
+        patience = STALL_S
+        if order.remaining_s is not None:
+            # Half of the time is left for a new worker and the classical image.
+            patience = min(STALL_S, max(LEAST_STALL_S, order.remaining_s / 2))
+        heard = time.monotonic()
+        while True:
+            if self._stopping.is_set():
+                raise WorkerLostError("the appliance is stopping")
+            if not self._readable(worker, 0.5):
+                if time.monotonic() - heard > patience:
+                    raise WorkerLostError(f"the engine's process was silent for {patience:.0f} s")
+                continue
+            message = worker.receive(patience)
+            heard = time.monotonic()
+            if "outcome" in message:
+                return Outcome(**message["outcome"])
+            if "engines" in message:
+                self._take_engines(message["engines"])
+
+    def _conclude(self, job: Job, route: Route, outcome: Outcome) -> None:
+        self._blamed.pop(job.id, None)
+        if outcome.state == "unwritable":
+            shutil.rmtree(self._folder.attempt(job.id, job.attempts), ignore_errors=True)
+            self._put_back(job, FULL_DISK_PAUSE_S, str(outcome.reason), counts=False)
+            return
+        if outcome.state == "failed":
+            self._fail(job, str(outcome.reason), outcome.report)
+            return
+        result = self.result(job)
+        deliveries = [
+            Delivery(job.id, name, item)
+            for name in self._config.targets(route)
+            for item in self._targets[name].items(result)
+        ]
+        state, n_bytes = outcome.state, folder_bytes(result.parent)
+        self._persist(
+            lambda: self._queue.finish(
+                job.id,
+                state,
+                n_bytes=n_bytes,
+                reason=outcome.reason,
+                report=outcome.report,
+                deliveries=deliveries,
+            )
+        )
+        self._tell(job)
+
+    def _fail(self, job: Job, reason: str, report: dict[str, Any] | None = None) -> None:
+        shutil.rmtree(self._folder.attempt(job.id, job.attempts), ignore_errors=True)
+        self._persist(lambda: self._queue.finish(job.id, "failed", reason=reason, report=report))
+        self._tell(job)
+
+    def _put_back(self, job: Job, pause_s: float, reason: str, *, counts: bool) -> None:
+        self._persist(
+            lambda: self._queue.release(job.id, pause_s=pause_s, reason=reason, counts=counts)
+        )
+
+    def _persist(self, write: Callable[[], None]) -> None:
+        """Write to the queue, for as long as it takes until the disk has room."""
+        while True:
+            try:
+                write()
+            except OverloadError:
+                _log.warning("a job waits for room on the disk")
+                if self._stopping.wait(RESTART_PAUSE_S):
+                    return  # it is found running at the next start, and done again
+            else:
+                return
+
+    def _tell(self, job: Job) -> None:
+        finished = self._queue.get(job.id)
+        if finished is not None:
+            self._on_finish(finished)

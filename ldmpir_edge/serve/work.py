@@ -1,0 +1,273 @@
+"""One job from payload to result: what the worker does between two messages."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+from ldmpir_edge.atomic import flush_folder, make_folder
+from ldmpir_edge.errors import (
+    BackendError,
+    BundleError,
+    LdmpirError,
+    MissingExtraError,
+    OutputError,
+)
+from ldmpir_edge.reconstruct import Reconstructor
+from ldmpir_edge.reconstruct.slices import least_grid, resolve_task
+from ldmpir_edge.scans.detect import open_scan
+from ldmpir_edge.scans.model import KspaceScan, Scan, SinogramScan
+from ldmpir_edge.scans.reconstruction import ReconstructedSlice
+from ldmpir_edge.scans.write import Outputs, open_outputs
+from ldmpir_edge.serve.bundles import variants
+from ldmpir_edge.serve.config import Route
+from ldmpir_edge.serve.engines import Engines
+from ldmpir_edge.serve.schedule import (
+    Cost,
+    Deadline,
+    Latencies,
+    ScanSize,
+    Variant,
+    choose_variant,
+)
+
+IMAGE = "image"
+"""Outputs inside a result are named so: the client's name may identify a patient."""
+
+RESULT = "result"
+"""Folder of an attempt that is delivered."""
+
+_NO_ENGINE = (BackendError, BundleError, MissingExtraError)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the worker is asked for.
+
+    Parameters
+    ----------
+    job_id
+        The job.
+    payload, attempt
+        Folder of the scan, and the folder to write to, which does not exist yet.
+    remaining_s
+        Time until the image must be out; None without a deadline.
+    classical
+        Why the engine must not have it, or None.
+    """
+
+    job_id: str
+    route: str
+    payload: str
+    attempt: str
+    remaining_s: float | None = None
+    classical: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it ended: `unwritable` where the disk was the reason and not the scan."""
+
+    job_id: str
+    state: Literal["done", "fallback", "failed", "unwritable"]
+    reason: str | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def reconstruct(
+    order: Order,
+    route: Route,
+    engines: Engines,
+    latencies: Latencies,
+    on_slice: Callable[[int], None],
+) -> Outcome:
+    """Reconstruct a job; whatever is wrong with it is its outcome, never an exception.
+
+    Parameters
+    ----------
+    order, route
+        The job and its route.
+    engines, latencies
+        Of the worker.
+    on_slice
+        Called with the index of every finished slice.
+    """
+    try:
+        try:
+            return _Attempt(order, route, engines, latencies, on_slice).run()
+        except _NO_ENGINE as err:
+            # An image goes out all the same: none of these is needed for the classical one.
+            withheld = replace(order, classical=str(err))
+            return _Attempt(withheld, route, engines, latencies, on_slice).run()
+    except LdmpirError as err:
+        if isinstance(err, OutputError) and isinstance(err.__cause__, OSError):
+            return Outcome(order.job_id, "unwritable", str(err))
+        return Outcome(order.job_id, "failed", str(err), {"error": type(err).__name__})
+    except OSError as err:
+        reason = f"{type(err).__name__}: {err.strerror}"
+        return Outcome(order.job_id, "unwritable" if err.errno in _FULL else "failed", reason)
+    except Exception as err:  # noqa: BLE001 - one job's surprise must not cost the others
+        return Outcome(order.job_id, "failed", f"unexpected {type(err).__name__}: {err}")
+
+
+class _Attempt:
+    def __init__(
+        self,
+        order: Order,
+        route: Route,
+        engines: Engines,
+        latencies: Latencies,
+        on_slice: Callable[[int], None],
+    ) -> None:
+        self._order, self._route = order, route
+        self._engines, self._latencies, self._on_slice = engines, latencies, on_slice
+        self._started = time.monotonic()
+        self._engine_s: list[float] = []
+        self._checks: list[dict[str, Any]] = []
+        self._notes: dict[str, None] = {}
+
+    def run(self) -> Outcome:
+        with open_scan(_payload(Path(self._order.payload))) as scan:
+            task = resolve_task(scan, self._route.task)
+            size = ScanSize(task, least_grid(scan, task), _n_channels(scan))
+            variant, classical = self._choose(scan, size)
+            reconstructor = self._engines.of(self._route).reconstructor(variant)
+            return self._reconstruct(scan, size, variant, reconstructor, classical)
+
+    def _choose(self, scan: Scan, size: ScanSize) -> tuple[Variant, str | None]:
+        served = self._engines.of(self._route)
+        usable = self._engines.usable(self._route)
+        if not usable:
+            every = variants(self._route, served.bundle)
+            return every[0], self._order.classical or served.refusal(every[0][1])
+        chosen = choose_variant(
+            usable, self._latencies, served.bundle.digest, size, scan.n_slices, self._remaining()
+        )
+        return chosen, self._order.classical
+
+    def _remaining(self) -> float | None:
+        if self._order.remaining_s is None:
+            return None
+        return self._order.remaining_s - (time.monotonic() - self._started)
+
+    def _reconstruct(
+        self,
+        scan: Scan,
+        size: ScanSize,
+        variant: Variant,
+        reconstructor: Reconstructor,
+        classical: str | None,
+    ) -> Outcome:
+        task = self._route.task
+        digest = reconstructor.bundle.digest
+        deadline = self._deadline(scan, self._latencies.expect(digest, variant, size))
+
+        def withhold(index: int) -> str | None:
+            # The engine's total so far: the difference from slice to slice is one slice's time.
+            self._engine_s.append(reconstructor.seconds["engine"])
+            return classical or (deadline(index) if deadline is not None else None)
+
+        header = replace(reconstructor.header(scan, task=task), stem=IMAGE)
+        self._notes.update(dict.fromkeys(header.notes))
+        result = Path(self._order.attempt) / RESULT
+        make_folder(result)
+        with (
+            closing(reconstructor.stream(scan, task=task, withhold=withhold)) as slices,
+            open_outputs(header, result, self._route.formats) as outputs,
+        ):
+            for piece in slices:
+                outputs.add(piece)
+                self._take(piece)
+                if deadline is not None and (cost := self._cost(reconstructor, outputs)):
+                    deadline.measured(cost)
+        flush_folder(result)
+        flush_folder(result.parent)
+        flush_folder(result.parent.parent)
+        if (cost := self._cost(reconstructor, outputs)) is not None:
+            self._latencies.record(digest, variant, size, cost)
+        return self._outcome(scan, size, variant, reconstructor, outputs)
+
+    def _deadline(self, scan: Scan, expected: Cost | None) -> Deadline | None:
+        remaining_s = self._remaining()
+        if remaining_s is None:
+            return None
+        reason = f"the engine would have missed the deadline of {self._route.deadline_s:g} s"
+        return Deadline(remaining_s, scan.n_slices, expected, reason)
+
+    def _take(self, piece: ReconstructedSlice) -> None:
+        self._checks.append({"slice": piece.index, **piece.checks})
+        self._notes.update(dict.fromkeys(piece.notes))
+        self._on_slice(piece.index)
+
+    def _cost(self, reconstructor: Reconstructor, outputs: Outputs) -> Cost | None:
+        """Give the cost of a slice so far, or None before the engine has finished one."""
+        seconds = reconstructor.seconds
+        totals = [*self._engine_s, seconds["engine"]]
+        times = [after - before for before, after in pairwise(totals)]
+        # The first slice's includes what the engine does once for a new size, if others follow.
+        times = [spent for spent in times if spent > 0]
+        if not times:
+            return None
+        n_prepared = max(len(self._engine_s), 1)
+        beside = seconds["prepare"] + seconds["check"] + outputs.seconds
+        return Cost(median(times[1:] or times), beside / n_prepared)
+
+    def _outcome(
+        self,
+        scan: Scan,
+        size: ScanSize,
+        variant: Variant,
+        reconstructor: Reconstructor,
+        outputs: Outputs,
+    ) -> Outcome:
+        fallbacks = [check["fallback"] for check in self._checks if check["fallback"]]
+        residuals = [check["residual"] for check in self._checks if check["residual"] is not None]
+        result = Path(self._order.attempt) / RESULT
+        report = {
+            "task": size.task,
+            "n_slices": scan.n_slices,
+            "shape": list(outputs.header.shape[1:]),
+            "backend": reconstructor.backend,
+            "bundle": reconstructor.bundle.manifest.model.id,
+            "bundle_sha256": reconstructor.bundle.digest,
+            "steps": variant[0],
+            "precision": variant[1],
+            "n_fallbacks": len(fallbacks),
+            "max_residual": max(residuals, default=None),
+            "notes": list(self._notes),
+            "outputs": sorted(
+                path.relative_to(result).as_posix() for path in result.rglob("*") if path.is_file()
+            ),
+            "seconds": {
+                **{stage: round(spent, 4) for stage, spent in reconstructor.seconds.items()},
+                "write": round(outputs.seconds, 4),
+                "wall": round(time.monotonic() - self._started, 4),
+            },
+        }
+        state: Literal["done", "fallback"] = "fallback" if fallbacks else "done"
+        return Outcome(self._order.job_id, state, fallbacks[0] if fallbacks else None, report)
+
+
+def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:
+    """Give an outcome as JSON values."""
+    return asdict(outcome)
+
+
+def _payload(folder: Path) -> Path:
+    """Answer the one file of a payload, or the folder of a series."""
+    files = [path for path in folder.iterdir() if path.is_file()]
+    return files[0] if len(files) == 1 else folder
+
+
+def _n_channels(scan: Scan) -> int:
+    if isinstance(scan, KspaceScan):
+        return scan.n_coils
+    return scan.geometry.n_views if isinstance(scan, SinogramScan) else 1

@@ -1,0 +1,123 @@
+"""The worker's process: takes orders from a socket, one at a time, and answers with outcomes.
+
+Started by the front as `python -m ldmpir_edge.serve.worker DESCRIPTOR`. Each message is a line of
+JSON. The first from the front is the configuration; then come orders. The worker sends `engines`
+when it is ready and whenever they change, `slice` after each slice, `outcome` after each order,
+and `error` when it cannot start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ldmpir_edge.errors import LdmpirError
+from ldmpir_edge.serve.config import ServeConfig, load_config
+from ldmpir_edge.serve.engines import Engines
+from ldmpir_edge.serve.schedule import Latencies
+from ldmpir_edge.serve.work import Order, outcome_to_dict, reconstruct
+
+LOOK_S = 2.0
+"""How often the bundles' files are looked at."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """The loop of the process.
+
+    Parameters
+    ----------
+    line
+        The connected socket.
+    """
+
+    def __init__(self, line: socket.socket) -> None:
+        self._line = line
+        self._reader = line.makefile("rb")
+        self._looked = time.monotonic()
+
+    def run(self) -> None:
+        """Serve until the front closes the socket."""
+        start = self._receive()
+        if start is None:
+            return
+        config = load_config(None, start["config"])
+        latencies = Latencies(Path(start["latencies"]))
+        try:
+            engines = Engines(
+                config.routes, allow_unsigned=config.allow_unsigned, families=start["families"]
+            )
+        except LdmpirError as err:
+            self._send({"error": str(err)})
+            return
+        self._send({"engines": engines.describe()})
+        self._serve(config, engines, latencies)
+
+    def _serve(self, config: ServeConfig, engines: Engines, latencies: Latencies) -> None:
+        routes = {route.name: route for route in config.routes}
+        while True:
+            waiting, _, _ = select.select([self._line], [], [], LOOK_S)
+            if time.monotonic() - self._looked >= LOOK_S:
+                self._looked = time.monotonic()
+                if engines.refresh():
+                    self._send({"engines": engines.describe()})
+            if not waiting:
+                continue
+            message = self._receive()
+            if message is None:
+                return
+            order = Order(**message)
+            outcome = reconstruct(order, routes[order.route], engines, latencies, self._tell_slice)
+            self._send({"outcome": outcome_to_dict(outcome)})
+            # After the answer: nobody waits for it.
+            latencies.save()
+
+    def _tell_slice(self, index: int) -> None:
+        self._send({"slice": index})
+
+    def _receive(self) -> dict[str, Any] | None:
+        line = self._reader.readline()
+        if not line.endswith(b"\n"):
+            return None
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._line.sendall(json.dumps(message).encode() + b"\n")
+
+
+def main() -> None:
+    """Run the worker on the socket whose descriptor is the first argument."""
+    _die_with_the_front()
+    # The front decides when a keyboard's interruption ends it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.umask(0o077)
+    with socket.socket(fileno=int(sys.argv[1])) as line:
+        try:
+            Worker(line).run()
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the front is gone, and its queue knows that this job is not done
+
+
+def _die_with_the_front() -> None:
+    """Ask Linux to end this process with its parent; elsewhere the closed socket ends it."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    front = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != front:  # it ended before the request
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

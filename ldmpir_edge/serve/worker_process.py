@@ -1,0 +1,118 @@
+"""The front's end of the worker: its process, and the socket between them."""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ldmpir_edge.errors import LdmpirError
+from ldmpir_edge.physics.problem import Family
+from ldmpir_edge.serve.config import ServeConfig
+from ldmpir_edge.serve.work import Order
+
+_CHUNK = 65536
+
+
+class WorkerLostError(LdmpirError):
+    """The worker's process ended, or fell silent and was ended."""
+
+
+class WorkerProcess:
+    """A running worker.
+
+    Parameters
+    ----------
+    config
+        Sent to it as it is.
+    families
+        Whose golden pairs it runs before it is ready.
+    latencies
+        File of its measured times.
+    """
+
+    def __init__(self, config: ServeConfig, families: Sequence[Family], latencies: Path) -> None:
+        self._line, theirs = socket.socketpair()
+        self._received = b""
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module, by our own interpreter
+                [sys.executable, "-m", "ldmpir_edge.serve.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        self._send(
+            {
+                "config": config.model_dump(mode="json"),
+                "families": list(families),
+                "latencies": str(latencies),
+            }
+        )
+
+    def fileno(self) -> int:
+        """Give the socket's descriptor, to wait for messages."""
+        return self._line.fileno()
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
+    def order(self, order: Order) -> None:
+        """Send an order.
+
+        Raises
+        ------
+        WorkerLostError
+            The process has ended.
+        """
+        self._send(asdict(order))
+
+    def receive(self, timeout_s: float) -> dict[str, Any]:
+        """Wait for the next message.
+
+        Raises
+        ------
+        WorkerLostError
+            The process has ended, or said nothing for `timeout_s`.
+        """
+        until = time.monotonic() + timeout_s
+        while b"\n" not in self._received:
+            ready, _, _ = select.select([self._line], [], [], max(until - time.monotonic(), 0.0))
+            if not ready:
+                raise WorkerLostError(f"the engine's process was silent for {timeout_s:.0f} s")
+            try:
+                data = self._line.recv(_CHUNK)
+            except ConnectionError:
+                data = b""
+            if not data:
+                raise WorkerLostError(f"the engine's process ended {self._ending()}")
+            self._received += data
+        line, _, self._received = self._received.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def end(self) -> None:
+        """End the process, whatever it is doing, and wait until it has; once is enough."""
+        self._line.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        try:
+            self._line.sendall(json.dumps(message).encode() + b"\n")
+        except OSError as err:
+            raise WorkerLostError(f"the engine's process ended {self._ending()}") from err
+
+    def _ending(self) -> str:
+        try:
+            code = self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return "its connection"
+        return f"by signal {-code}" if code < 0 else f"with code {code}"

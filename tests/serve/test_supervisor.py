@@ -1,0 +1,148 @@
+"""The worker's process: jobs through it, and what happens when it dies, hangs or is stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pydicom
+import pytest
+from running_appliance import QUICK, running, send, wait, wait_delivered
+from small_scans import write_fastmri, write_sinogram
+
+from ldmpir_edge.errors import BundleError
+from ldmpir_edge.serve import supervisor
+from ldmpir_edge.serve.appliance import Appliance
+from ldmpir_edge.serve.config import load_config
+
+N_SLICES = 30
+"""Enough that a job is still running when it is looked at."""
+
+
+def worker_pid(appliance: Appliance) -> int:
+    until = time.monotonic() + 60
+    while appliance.supervisor.not_ready or appliance.supervisor._worker is None:
+        assert time.monotonic() < until, appliance.supervisor.not_ready
+        time.sleep(0.01)
+    return appliance.supervisor._worker.pid
+
+
+def comments(folder: Path) -> list[str]:
+    return [str(pydicom.dcmread(p).ImageComments) for p in sorted(folder.rglob("*.dcm"))]
+
+
+def test_jobs_are_reconstructed_and_delivered(tmp_path: Path) -> None:
+    write_fastmri(tmp_path / "knee.h5", n_slices=2, acceleration=2)
+    write_sinogram(tmp_path / "head.h5")
+    (tmp_path / "no.h5").write_bytes(b"no scan")
+    with running(tmp_path) as appliance:
+        jobs = [wait(appliance, send(appliance, tmp_path / f"{n}.h5")) for n in ("knee", "head")]
+        failed = wait(appliance, send(appliance, tmp_path / "no.h5"))
+        wait_delivered(appliance)
+    assert [job.state for job in jobs] == ["done", "done"]
+    assert (failed.state, failed.report) == ("failed", {"error": "ScanFormatError"})
+    out = {path.name: path for path in (tmp_path / "out").iterdir()}
+    assert set(out) == {f"{job.stem}-{job.id[:12]}" for job in jobs}
+    assert [p.name for p in sorted(out[f"knee-{jobs[0].id[:12]}"].rglob("*.dcm"))] == [
+        "0001.dcm",
+        "0002.dcm",
+    ]
+    modes = {path.stat().st_mode & 0o077 for path in tmp_path.glob("*/**/*")}
+    assert modes == {0}
+
+
+def test_a_worker_that_dies_costs_the_model_and_no_image(tmp_path: Path) -> None:
+    write_fastmri(tmp_path / "a.h5", n_slices=N_SLICES, acceleration=2)
+    write_fastmri(tmp_path / "b.h5", acceleration=2)
+    with running(tmp_path) as appliance:
+        pid = worker_pid(appliance)
+        unlucky = send(appliance, tmp_path / "a.h5")
+        next_one = send(appliance, tmp_path / "b.h5")
+        wait(appliance, unlucky, "running")
+        os.kill(pid, signal.SIGKILL)
+        first, second = wait(appliance, unlucky), wait(appliance, next_one)
+        wait_delivered(appliance)
+        assert worker_pid(appliance) != pid
+    assert (first.state, first.attempts) == ("fallback", 2)
+    assert "ended by signal 9" in str(first.reason)
+    assert second.state == "done"
+    (delivered,) = (tmp_path / "out").glob("a-*")
+    assert len(comments(delivered)) == N_SLICES
+    assert all("ended by signal 9" in text for text in comments(delivered))
+
+
+def test_a_worker_that_hangs_is_replaced_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "LEAST_STALL_S", 6.0)
+    monkeypatch.setattr(supervisor, "STALL_S", 6.0)
+    write_fastmri(tmp_path / "a.h5", n_slices=N_SLICES, acceleration=2)
+    with running(tmp_path, routes=[{**QUICK, "deadline_s": 60}]) as appliance:
+        pid = worker_pid(appliance)
+        job_id = send(appliance, tmp_path / "a.h5")
+        wait(appliance, job_id, "running")
+        os.kill(pid, signal.SIGSTOP)
+        job = wait(appliance, job_id)
+    assert job.state == "fallback"
+    assert "silent for 6 s" in str(job.reason)
+    assert job.due is not None
+    assert job.finished is not None
+    assert job.finished < job.due
+
+
+def test_a_stopped_appliance_goes_on_where_it_was(tmp_path: Path) -> None:
+    write_fastmri(tmp_path / "a.h5", n_slices=N_SLICES, acceleration=2)
+    with running(tmp_path) as appliance:
+        pid = worker_pid(appliance)
+        job_id = send(appliance, tmp_path / "a.h5")
+        wait(appliance, job_id, "running")
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert not [*(tmp_path / "out").glob("*")]
+    with running(tmp_path) as appliance:
+        job = wait(appliance, job_id)
+        wait_delivered(appliance)
+    assert (job.state, job.attempts) == ("done", 1)
+
+
+def test_a_job_that_takes_its_worker_with_it_every_time_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "MAX_ATTEMPTS", 2)
+    write_fastmri(tmp_path / "a.h5", n_slices=N_SLICES, acceleration=2)
+    with running(tmp_path) as appliance:
+        job_id = send(appliance, tmp_path / "a.h5")
+        for attempt in (1, 2):
+            worker = worker_pid(appliance)
+            while (job := wait(appliance, job_id, "running", "failed")).attempts != attempt:
+                time.sleep(0.01)
+            os.kill(worker, signal.SIGKILL)
+            while job.state == "running" and job.attempts == attempt:
+                job = wait(appliance, job_id, "queued", "running", "failed")
+        job = wait(appliance, job_id)
+    assert job.state == "failed"
+    assert "2 attempts were cut short" in str(job.reason)
+
+
+def test_a_bundle_that_is_not_signed_keeps_the_appliance_from_starting(tmp_path: Path) -> None:
+    (tmp_path / "bad.ldmpir").write_bytes(b"no bundle")
+    routes = [{"name": "a", "bundle": str(tmp_path / "bad.ldmpir")}]
+    config = load_config(None, {"state": tmp_path / "state", "routes": routes})
+    with pytest.raises(BundleError), Appliance(config):
+        pass
+    assert not (tmp_path / "state").exists()
+
+
+def test_delivered_jobs_are_kept_for_a_while(tmp_path: Path) -> None:
+    write_fastmri(tmp_path / "a.h5", acceleration=2)
+    with running(tmp_path, limits={"min_free_bytes": 0, "keep_hours": 24}) as appliance:
+        job = wait(appliance, send(appliance, tmp_path / "a.h5"))
+        wait_delivered(appliance)
+        appliance.keep_house()
+        assert appliance.supervisor.result(job).is_dir()
+    with running(tmp_path, limits={"min_free_bytes": 0, "keep_hours": 0}) as appliance:
+        appliance.keep_house()
+        assert appliance.queue.get(job.id) is None
+        assert not [*appliance.folder.jobs.iterdir()]

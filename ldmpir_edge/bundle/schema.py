@@ -195,10 +195,12 @@ class PrecisionSpec(Frozen):
 class GateResult(Frozen):
     """One comparison of a variant with the PyTorch fp32 reference on held-out slices.
 
+    `case` names the acquisition, such as `mri-r8`; bundles before 0.4.0 name only the task.
     `psnr_delta_*_db` is the PSNR of the variant minus that of the reference (negative = worse);
     `max_abs_diff` is in engine units, where the bright end of an image is about 1.
     """
 
+    case: Word | None = None
     task: Task
     backend: Word
     n_slices: PositiveInt

@@ -13,7 +13,8 @@ from ldmpir_edge.cli.output import print_json, print_note, print_result, progres
 from ldmpir_edge.errors import UsageError
 
 ZOO = Path(__file__).resolve().parents[2] / "models"
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
+AUTO = "auto"
 
 
 def export(
@@ -21,7 +22,8 @@ def export(
         str, typer.Argument(help="Name in models/, or a folder of weights and model.toml.")
     ] = "ldmpir-2m",
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16 or both, separated by a comma.")
+        str,
+        typer.Option(help="Of fp32, fp16 and int8, separated by commas; or auto: the fastest."),
     ] = "fp32",
     target: Annotated[str, typer.Option(help="Device class, or a target's .toml file.")] = "cpu",
     output: Annotated[
@@ -33,6 +35,10 @@ def export(
     gate_images: Annotated[
         list[Path] | None,
         typer.Option(help="Folder of held-out MR and CT images; repeat for several."),
+    ] = None,
+    calibration_images: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of MR and CT images that int8 takes its ranges from."),
     ] = None,
     sign: Annotated[
         Path | None, typer.Option(help="Ed25519 private key (PEM) to sign the bundle with.")
@@ -54,16 +60,15 @@ def export(
     from ldmpir_edge.atomic import make_folder
     from ldmpir_edge.bundle import load_signing_key
 
-    wanted: Any = list(dict.fromkeys(p.strip() for p in precision.split(",") if p.strip()))
-    unknown = [name for name in wanted if name not in PRECISIONS]
-    if unknown or not wanted:
-        given = ", ".join(unknown) if unknown else "nothing"
-        raise UsageError(f"unknown precision {given}; choose of {', '.join(PRECISIONS)}")
+    wanted = _precisions(precision)
+    if precision == AUTO and not gate:
+        raise UsageError("auto chooses by the gate: leave out --no-gate, or name a precision")
     folder = Path(model) if Path(model).is_dir() else ZOO / model
     path = output or Path(f"{folder.resolve().name}.ldmpir")
     key = load_signing_key(sign) if sign else None
     destination = read_target(target)
     held_out = load_gate_images(gate_images or [])
+    calibration = load_gate_images(calibration_images) if calibration_images else None
     make_folder(path.parent)
     with progress_bar("exporting") as progress:
         bar = progress.task_ids[0]
@@ -78,7 +83,9 @@ def export(
             destination,
             held_out,
             created=datetime.now(UTC),
+            calibration_images=calibration,
             gate=gate,
+            fastest_only=precision == AUTO,
             signing_key=key,
             on_progress=on_progress,
         )
@@ -92,3 +99,15 @@ def export(
     )
     verdict = "not gated" if worst is None else f"worst |ΔPSNR| {worst:.4f} dB"
     print_result(f"{path}: {len(manifest.variants)} variants, {verdict}")
+    print_result(manifest.notes)
+
+
+def _precisions(given: str) -> list[Any]:
+    if given == AUTO:
+        return list(PRECISIONS)
+    wanted = list(dict.fromkeys(p.strip() for p in given.split(",") if p.strip()))
+    unknown = [name for name in wanted if name not in PRECISIONS]
+    if unknown or not wanted:
+        said = ", ".join(unknown) if unknown else "nothing"
+        raise UsageError(f"unknown precision {said}; choose of {', '.join(PRECISIONS)}, or {AUTO}")
+    return wanted

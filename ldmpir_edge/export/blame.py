@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ldmpir_edge.export.precision import network_layers, to_half
+from ldmpir_edge.export.lowering import Lowering
 from ldmpir_edge.physics.engine_input import engine_arrays
 from ldmpir_edge.physics.problem import Problem
 
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     import onnx
 
 
-def rank_layers(graph: onnx.ModelProto, problem: Problem, n_steps: int) -> list[tuple[str, float]]:
-    """Put one layer at a time into half precision and measure the change of the image.
+def rank_layers(
+    graph: onnx.ModelProto, lowering: Lowering, problem: Problem, n_steps: int
+) -> list[tuple[str, float]]:
+    """Lower one layer at a time and measure the change of the image.
 
     Returns
     -------
@@ -33,10 +35,9 @@ def rank_layers(graph: onnx.ModelProto, problem: Problem, n_steps: int) -> list[
         return image
 
     exact = run(graph)
-    layers = network_layers(graph)
     damage = {}
-    for layer in layers:
-        others = frozenset(layers) - {layer}
-        difference = float(np.abs(run(to_half(graph, others)) - exact).max())
+    for layer in lowering.layers:
+        others = frozenset(lowering.layers) - {layer}
+        difference = float(np.abs(run(lowering.rewrite(others)) - exact).max())
         damage[layer] = difference if np.isfinite(difference) else float("inf")
     return sorted(damage.items(), key=lambda item: -item[1])

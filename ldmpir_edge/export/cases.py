@@ -1,4 +1,4 @@
-"""Held-out slices with simulated acquisitions: what the gate and the golden pairs run on."""
+"""Slices with simulated acquisitions: what the gate, the calibration and the golden pairs use."""
 
 from __future__ import annotations
 
@@ -10,26 +10,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldmpir_edge.errors import ScanDataError
-from ldmpir_edge.physics.problem import FAMILIES, Family, Modality
+from ldmpir_edge.physics.geometry import RadonGeometry
+from ldmpir_edge.physics.masks import column_mask
+from ldmpir_edge.physics.problem import FAMILIES, Family, Modality, Problem
 from ldmpir_edge.scans.detect import open_scan
 from ldmpir_edge.scans.model import ImageScan
-from ldmpir_edge.training.acquisitions import SIMULATORS, Example
+from ldmpir_edge.training.acquisitions import (
+    SIMULATORS,
+    Example,
+    Simulator,
+    acquire_ct,
+    acquire_mri,
+)
 from ldmpir_edge.training.augment import random_view
 from ldmpir_edge.training.images import ImageStack, load_folder
-from ldmpir_edge.training.recipe import TrainingTask
 
-SLICES_PER_TASK = 2
-
-FAMILY_TASKS: dict[Family, tuple[TrainingTask, ...]] = {
-    "cartesian1d": ("mri-columns",),
-    "separable": ("mri-2d", "super-resolve"),
-    "pointwise": ("denoise", "inpaint"),
-    "toeplitz": ("ct",),
-    "rays": ("ct-fan",),
-}
-"""Simulated acquisitions that each family of graphs serves."""
-
+SLICES_PER_CASE = 2
 AIR_HU = -1000.0
+NOISE_LEVEL = 0.005
+"""Of the Cartesian acquisitions, where the bright end of the image is 1."""
+
+
+@dataclass(frozen=True)
+class GateSlice:
+    """A problem, the `(2, H, W)` float32 image in engine units that solves it, and its case."""
+
+    case: str
+    problem: Problem
+    target: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of acquisition: its name and how it is simulated; None draws MR and CT in turns."""
+
+    name: str
+    modality: Modality | None
+    acquire: Simulator
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,65 @@ class GateImages:
 
     stacks: tuple[ImageStack, ...]
     source: str
+
+
+def _columns(n_coils: int, acceleration: float, unit: float = 1.0) -> Simulator:
+    """Multi-coil MRI with equispaced phase encodes, of a scan whose values are `unit` as large."""
+
+    def acquire(
+        image: NDArray[np.float32], modality: Modality, rng: np.random.Generator
+    ) -> Example:
+        width = image.shape[1]
+        n_acs = max(8, round(0.08 * width))
+        mask = column_mask(width, acceleration, n_acs, "equispaced", rng)
+        return acquire_mri(image * np.float32(unit), mask, n_coils, n_acs, NOISE_LEVEL * unit, rng)
+
+    return acquire
+
+
+def _parallel(n_views: int, photons: float) -> Simulator:
+    """Parallel-beam CT of a 400 mm field of view over half a turn."""
+
+    def acquire(
+        image: NDArray[np.float32], modality: Modality, rng: np.random.Generator
+    ) -> Example:
+        size = image.shape[0]
+        spacing_mm = 400 / size
+        geometry = RadonGeometry(
+            kind="parallel",
+            angles_rad=np.arange(n_views) * np.pi / n_views,
+            n_detectors=int(np.ceil(1.42 * size)),
+            detector_spacing_mm=spacing_mm,
+        )
+        return acquire_ct(image, geometry, spacing_mm, photons, rng)
+
+    return acquire
+
+
+CASES: dict[Family, tuple[Case, ...]] = {
+    "cartesian1d": (
+        Case("mri-r4", "mr", _columns(8, 4)),
+        Case("mri-r8", "mr", _columns(8, 8)),
+        Case("mri-single-coil-r4", "mr", _columns(1, 4)),
+        # Raw data has no unit: a receiver's gain must not show.
+        Case("mri-r4-1e-6", "mr", _columns(8, 4, 1e-6)),
+        Case("mri-r4-1e6", "mr", _columns(8, 4, 1e6)),
+    ),
+    "separable": (
+        Case("mri-2d", "mr", SIMULATORS["mri-2d"]),
+        Case("super-resolve", None, SIMULATORS["super-resolve"]),
+    ),
+    "pointwise": (
+        Case("denoise", None, SIMULATORS["denoise"]),
+        Case("inpaint", None, SIMULATORS["inpaint"]),
+    ),
+    "toeplitz": (
+        Case("ct-60-views", "ct", _parallel(60, 1e6)),
+        Case("ct-low-dose", "ct", _parallel(240, 1e4)),
+    ),
+    "rays": (Case("ct-fan", "ct", SIMULATORS["ct-fan"]),),
+}
+"""Acquisitions that each family of graphs is judged on."""
 
 
 def load_gate_images(folders: Sequence[Path]) -> GateImages:
@@ -65,7 +141,7 @@ def load_gate_images(folders: Sequence[Path]) -> GateImages:
     if present != {"mr", "ct"}:
         raise ScanDataError(
             f"the gate needs MR and CT images and found {', '.join(sorted(present))}; "
-            "name folders of both with --gate-images"
+            "name folders of both with --gate-images or --calibration-images"
         )
     return GateImages(stacks, source)
 
@@ -77,25 +153,33 @@ def _read_image(path: Path) -> ImageStack:
         return ImageStack(path.stem, scan.info.modality, scan.image(0)[None])
 
 
-def make_cases(images: GateImages, size: int) -> dict[Family, list[Example]]:
+def make_cases(images: GateImages, size: int, seed: int = 2026) -> dict[Family, list[GateSlice]]:
     """Simulate the acquisitions of every family on `(size, size)` views, from fixed seeds."""
-    cases: dict[Family, list[Example]] = {family: [] for family in FAMILIES}
-    for family, names in FAMILY_TASKS.items():
-        for number, name in enumerate(names):
-            for k in range(SLICES_PER_TASK):
-                rng = np.random.default_rng([2026, FAMILIES.index(family), number, k])
-                wanted: Modality = _modality(name, k)
-                image = _draw(images.stacks, wanted, size, rng)
-                cases[family].append(SIMULATORS[name](image, wanted, rng))
-    return cases
+    return {
+        family: [
+            _simulate(images, family, number, k, size, seed)
+            for number in range(len(CASES.get(family, ())))
+            for k in range(SLICES_PER_CASE)
+        ]
+        for family in FAMILIES
+    }
 
 
-def _modality(task: TrainingTask, k: int) -> Modality:
-    if task.startswith("mri"):
-        return "mr"
-    if task.startswith("ct"):
-        return "ct"
-    return "mr" if k % 2 == 0 else "ct"
+def timing_slice(images: GateImages, size: int) -> GateSlice:
+    """Simulate the acquisition that speed is judged by: multi-coil MRI at R = 4."""
+    return _simulate(images, "cartesian1d", 0, 0, size, seed=2026)
+
+
+def _simulate(
+    images: GateImages, family: Family, number: int, k: int, size: int, seed: int
+) -> GateSlice:
+    case = CASES[family][number]
+    rng = np.random.default_rng([seed, FAMILIES.index(family), number, k])
+    alternating: Modality = "mr" if k % 2 == 0 else "ct"
+    modality = case.modality or alternating
+    image = _draw(images.stacks, modality, size, rng)
+    example = case.acquire(image, modality, rng)
+    return GateSlice(case.name, example.problem, example.target)
 
 
 def _draw(

@@ -8,11 +8,14 @@ The values themselves, taken from the fp32 graph, can.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ldmpir_edge.export.activations import Tap
+from ldmpir_edge.export.extremes import extreme_inputs
 from ldmpir_edge.export.precision import half_nodes, layer_of
 from ldmpir_edge.physics.engine_input import engine_arrays
 from ldmpir_edge.physics.problem import Problem
@@ -29,6 +32,9 @@ def overflowing_layers(
 ) -> frozenset[str]:
     """Name the layers that must not be in half precision, whatever the gate measures.
 
+    Those are the layers whose values, on the slices, come within `HEADROOM` of float16's largest,
+    or exceed it where a slice is as bright as the manifest allows.
+
     Parameters
     ----------
     graph
@@ -38,38 +44,40 @@ def overflowing_layers(
     n_steps
         Sampler steps of the graph.
     """
-    limit = float(np.finfo(np.float16).max) / HEADROOM
-    peaks: dict[str, float] = defaultdict(float)
+    largest = float(np.finfo(np.float16).max)
+    tap, layers = _tap_layers(graph)
+    too_large: set[str] = set()
     for problem in problems:
-        for layer, peak in layer_peaks(graph, problem, n_steps).items():
-            peaks[layer] = max(peaks[layer], peak)
-    # Written so that NaN counts as too large.
-    return frozenset(layer for layer, peak in peaks.items() if not peak <= limit)
+        for inputs, limit in (
+            (engine_arrays(problem, n_steps), largest / HEADROOM),
+            (extreme_inputs(problem, n_steps), largest),
+        ):
+            peaks = _peaks(tap, layers, inputs)
+            # Written so that NaN counts as too large.
+            too_large |= {layer for layer, peak in peaks.items() if not peak <= limit}
+    return frozenset(too_large)
 
 
 def layer_peaks(graph: onnx.ModelProto, problem: Problem, n_steps: int) -> dict[str, float]:
     """Return the largest modulus that each layer takes or gives, weights apart."""
-    import onnx
-    import onnxruntime as ort
+    tap, layers = _tap_layers(graph)
+    return _peaks(tap, layers, engine_arrays(problem, n_steps))
 
-    model = onnx.ModelProto()
-    model.CopyFrom(graph)
-    weights = {tensor.name for tensor in model.graph.initializer}
+
+def _tap_layers(graph: onnx.ModelProto) -> tuple[Tap, Mapping[str, set[str]]]:
+    weights = {tensor.name for tensor in graph.graph.initializer}
     layers: dict[str, set[str]] = defaultdict(set)
-    for node in half_nodes(model):
+    for node in half_nodes(graph):
         for name in {*node.input, *node.output} - weights - {""}:
             layers[name].add(layer_of(node.name))
-    already = {output.name for output in model.graph.output}
-    model.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-        for name in sorted(layers.keys() - already)
-    )
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    names = sorted(layers)
+    return Tap(graph, layers), layers
+
+
+def _peaks(
+    tap: Tap, layers: Mapping[str, set[str]], inputs: Mapping[str, NDArray[Any]]
+) -> dict[str, float]:
     peaks: dict[str, float] = defaultdict(float)
-    for name, values in zip(
-        names, session.run(names, engine_arrays(problem, n_steps)), strict=True
-    ):
+    for name, values in tap.read(inputs).items():
         peak = float(np.abs(values).max(initial=0))
         for layer in layers[name]:
             peaks[layer] = float(np.fmax(peaks[layer], peak)) if np.isfinite(peak) else np.inf

@@ -110,7 +110,7 @@ def to_half(graph: onnx.ModelProto, keep: frozenset[str] = frozenset()) -> onnx.
         )
     del model.graph.node[:]
     model.graph.node.extend(rewritten)
-    _drop_unused_initializers(model)
+    drop_unused_initializers(model)
     del model.graph.value_info[:]
     onnx.checker.check_model(model)
     return model
@@ -156,7 +156,8 @@ def _float_values(model: onnx.ModelProto) -> set[str]:
     return names | {t.name for t in inferred.graph.initializer if t.data_type == TensorProto.FLOAT}
 
 
-def _drop_unused_initializers(model: onnx.ModelProto) -> None:
+def drop_unused_initializers(model: onnx.ModelProto) -> None:
+    """Remove the weights that no node reads any more, in place."""
     used = {name for node in model.graph.node for name in node.input}
     kept = [t for t in model.graph.initializer if t.name in used]
     del model.graph.initializer[:]

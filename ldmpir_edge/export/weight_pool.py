@@ -57,6 +57,15 @@ class WeightPool:
         data: bytes = model.SerializeToString(deterministic=True)
         return data
 
+    def mark(self) -> int:
+        """Return a mark to `rewind` to."""
+        return len(self._blob)
+
+    def rewind(self, mark: int) -> None:
+        """Drop what was placed since `mark`; graphs made since then are void."""
+        del self._blob[mark:]
+        self._offsets = {key: offset for key, offset in self._offsets.items() if offset < mark}
+
     def to_bytes(self) -> bytes:
         """Return the blob."""
         return bytes(self._blob)

@@ -56,7 +56,7 @@ def simulate_mri_columns(
     )
     if rng.random() < 0.15:
         mask = partial_fourier(mask, float(rng.uniform(0.6, 0.9)))
-    return _simulate_mri(image, mask, n_coils, n_acs, rng)
+    return acquire_mri(image, mask, n_coils, n_acs, _noise_level(rng), rng)
 
 
 def simulate_mri_2d(
@@ -68,16 +68,36 @@ def simulate_mri_2d(
     n_acs = int(rng.integers(16, 28))
     height, width = image.shape
     mask = variable_density_mask((height, width), acceleration, n_acs, rng)
-    return _simulate_mri(image, mask, n_coils, n_acs, rng)
+    return acquire_mri(image, mask, n_coils, n_acs, _noise_level(rng), rng)
 
 
-def _simulate_mri(
+def _noise_level(rng: np.random.Generator) -> float:
+    return float(np.exp(rng.uniform(np.log(1e-3), np.log(5e-2))))
+
+
+def acquire_mri(
     image: NDArray[np.float32],
     mask: NDArray[np.float32],
     n_coils: int,
     n_acs: int,
+    noise_level: float,
     rng: np.random.Generator,
 ) -> Example:
+    """Acquire with simulated coils, whose maps are estimated as a scan's would be.
+
+    Parameters
+    ----------
+    image
+        `(H, W)` magnitude in any unit.
+    mask
+        `(W,)` phase-encode columns or `(H, W)` samples.
+    n_coils, n_acs
+        Coils, and autocalibration lines that the mask holds.
+    noise_level
+        Standard deviation per real component of k-space, in the image's unit.
+    rng
+        Draws phase, coil maps and noise.
+    """
     shape = (image.shape[0], image.shape[1])
     x = (image * random_phase(shape, rng)).astype(np.complex64)
     true_maps = (
@@ -86,7 +106,6 @@ def _simulate_mri(
         else np.ones((1, *shape), np.complex64)
     )
     coil_images = true_maps * x
-    noise_level = float(np.exp(rng.uniform(np.log(1e-3), np.log(5e-2))))
     op = CartesianOp(true_maps, mask)
     kspace = op.mask * add_gaussian(op.forward(x), noise_level, rng).astype(np.complex64)
     # The maps are estimated from the lines that a scan would have, as in deployment.
@@ -122,7 +141,7 @@ def simulate_ct(
         n_detectors=int(np.ceil(1.42 * size * spacing_mm / pitch)),
         detector_spacing_mm=pitch,
     )
-    return _simulate_ct(image, geometry, spacing_mm, rng)
+    return acquire_ct(image, geometry, spacing_mm, _photons(rng), rng)
 
 
 def simulate_fan_ct(
@@ -143,19 +162,24 @@ def simulate_fan_ct(
         source_origin_mm=1.2 * size * spacing_mm,
         origin_detector_mm=1.2 * size * spacing_mm,
     )
-    return _simulate_ct(image, geometry, spacing_mm, rng)
+    return acquire_ct(image, geometry, spacing_mm, _photons(rng), rng)
 
 
-def _simulate_ct(
+def _photons(rng: np.random.Generator) -> float:
+    return float(np.exp(rng.uniform(np.log(8e3), np.log(1e6))))
+
+
+def acquire_ct(
     image: NDArray[np.float32],
     geometry: RadonGeometry,
     spacing_mm: float,
+    photons: float,
     rng: np.random.Generator,
 ) -> Example:
+    """Project an `(H, W)` image in HU, with `photons` a detector pixel before the object."""
     shape = (image.shape[0], image.shape[1])
     attenuation = np.maximum(image / 1000 + 1, 0) * MU_WATER_PER_MM
     ideal = RadonOp(geometry, shape, spacing_mm).forward(attenuation.astype(np.float32))
-    photons = float(np.exp(rng.uniform(np.log(8e3), np.log(1e6))))
     sinogram = add_poisson_gaussian(ideal, photons, 5.0, rng).astype(np.float32)
     problem = build_ct_problem(
         sinogram,

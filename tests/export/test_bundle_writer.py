@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections import defaultdict
 from datetime import UTC, datetime
 from hashlib import sha256
 
@@ -16,9 +17,9 @@ from tiny_model import awake_model, save_model
 
 from ldmpir_edge.bundle import SizeLimits, generate_key, load_signing_key, open_bundle
 from ldmpir_edge.errors import BundleError, GateError, OutputError
-from ldmpir_edge.export import blame, bundle_writer, cases
+from ldmpir_edge.export import bundle_writer, cases, fastest, lowering
 from ldmpir_edge.export.bundle_writer import export_bundle
-from ldmpir_edge.export.cases import FAMILY_TASKS, load_gate_images
+from ldmpir_edge.export.cases import CASES, load_gate_images, make_cases
 from ldmpir_edge.export.precision import to_half
 from ldmpir_edge.export.targets import Target
 from ldmpir_edge.physics.problem import FAMILIES
@@ -35,6 +36,7 @@ TARGET = Target(
         min_height=16, max_height=64, min_width=16, max_width=64, max_coils=8, max_views=90
     ),
 )
+PRECISIONS = ("fp32", "fp16", "int8")
 ONE_STEP = TARGET.model_copy(update={"n_steps": (1,), "default_n_steps": 1})
 
 
@@ -49,7 +51,7 @@ def small_cases():
 def pointwise_only(monkeypatch, small_cases):
     """What holds for one family holds for all, and takes a fifth of the time."""
     monkeypatch.setattr(bundle_writer, "FAMILIES", ("pointwise",))
-    monkeypatch.setattr(cases, "FAMILY_TASKS", {"pointwise": FAMILY_TASKS["pointwise"]})
+    monkeypatch.setattr(cases, "CASES", {"pointwise": CASES["pointwise"]})
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def exported(folder, small_cases, tmp_path_factory):
         manifest = export_bundle(
             folder,
             path,
-            ["fp32", "fp16"],
+            ["fp32", "fp16", "int8"],
             TARGET,
             load_gate_images([]),
             created=CREATED,
@@ -85,9 +87,10 @@ def test_the_bundle_holds_every_variant_and_its_gate(exported):
     assert opened.manifest == manifest
     assert manifest.verified
     keys = {variant.key for variant in manifest.variants}
-    assert keys == {(f, n, p) for f in FAMILIES for n in (1, 2) for p in ("fp32", "fp16")}
+    assert keys == {(f, n, p) for f in FAMILIES for n in (1, 2) for p in PRECISIONS}
     for variant in manifest.variants:
         assert {result.task for result in variant.gate} == set(bundle_writer.TASKS[variant.family])
+        assert {result.case for result in variant.gate} == {c.name for c in CASES[variant.family]}
         assert all(result.passed for result in variant.gate)
     assert (manifest.model.id, manifest.model.version) == ("tiny", "0.0.1")
     assert manifest.created == CREATED
@@ -111,13 +114,17 @@ def test_the_signature_holds(exported, monkeypatch, tmp_path):
     assert str(open_bundle(path).trust) == "trusted:works"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_golden_pair_replays(exported, family, precision):
     opened = open_bundle(exported[0])
     golden = opened.golden(family)
     with get_backend("onnxruntime").load(opened.extract(family, 2, precision), 1) as engine:
         image = engine.run(golden.inputs)["image"]
+    if precision == "int8":  # of a network of random weights
+        expected = golden.outputs["image"]
+        assert np.linalg.norm(image - expected) < 0.25 * np.linalg.norm(expected)
+        return
     tolerance = 1e-4 if precision == "fp32" else 1e-2
     np.testing.assert_allclose(image, golden.outputs["image"], atol=tolerance)
 
@@ -133,7 +140,7 @@ def test_progress_counts_up_to_the_end(exported):
 def test_weights_are_stored_once_a_precision(exported):
     _, manifest, _, _ = exported
     blobs = {name: e.size for name, e in manifest.entries.items() if name.endswith(".bin")}
-    assert set(blobs) == {"graphs/weights-fp32.bin", "graphs/weights-fp16.bin"}
+    assert set(blobs) == {f"graphs/weights-{precision}.bin" for precision in PRECISIONS}
     stored = 4 * manifest.model.n_parameters
     # Every family and step shares them; fp16 holds the network's in two bytes.
     assert blobs["graphs/weights-fp32.bin"] < 1.3 * stored
@@ -152,8 +159,64 @@ def test_without_the_gate_the_bundle_says_so(folder, tmp_path, pointwise_only):
     assert str(open_bundle(path).trust) == "unsigned"
 
 
-def attempt(folder, path, precision):
-    return export_bundle(folder, path, [precision], ONE_STEP, load_gate_images([]), created=CREATED)
+def attempt(folder, path, *precisions, **options):
+    images = load_gate_images([])
+    return export_bundle(folder, path, precisions, ONE_STEP, images, created=CREATED, **options)
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Set what `auto` will measure, in seconds a slice."""
+
+    def set_seconds(**seconds):
+        monkeypatch.setattr(fastest, "FAMILY", "pointwise")
+        monkeypatch.setattr(
+            fastest, "timing_slice", lambda images, size: make_cases(images, 32)["pointwise"][0]
+        )
+        monkeypatch.setattr(
+            fastest,
+            "time_variants",
+            lambda variants, backend, problem: {name: seconds[name] for name in variants},
+        )
+
+    return set_seconds
+
+
+@pytest.mark.parametrize("winner", PRECISIONS)
+def test_auto_keeps_the_fastest_alone(folder, tmp_path, pointwise_only, timed, winner):
+    timed(**{name: 0.1 if name == winner else 0.2 for name in PRECISIONS})
+    manifest = attempt(folder, tmp_path / "a.ldmpir", *PRECISIONS, fastest_only=True)
+    assert {variant.precision for variant in manifest.variants} == {winner}
+    assert [spec.name for spec in manifest.precisions] == [winner]
+    graphs = [name for name in manifest.entries if name.startswith("graphs/")]
+    assert all(winner in name for name in graphs)
+    assert f"auto chose {winner} of fp32 " in manifest.notes
+    assert "100 ms" in manifest.notes
+
+
+def test_auto_does_without_a_precision_that_is_refused(
+    folder, tmp_path, pointwise_only, timed, monkeypatch
+):
+    monkeypatch.setattr(
+        lowering,
+        "activation_ranges",
+        lambda graph, problems, n_steps: defaultdict(lambda: 1e-3),
+    )
+    timed(fp32=0.2, fp16=0.1, int8=0.01)
+    manifest = attempt(folder, tmp_path / "a.ldmpir", *PRECISIONS, fastest_only=True)
+    assert {variant.precision for variant in manifest.variants} == {"fp16"}
+    assert "Refused: pointwise with 1 steps in int8" in manifest.notes
+    with pytest.raises(GateError, match="most damaging layers"):
+        attempt(folder, tmp_path / "b.ldmpir", "int8")
+
+
+def test_precisions_are_timed_on_the_backend_that_a_run_would_choose(exported, tmp_path):
+    opened = open_bundle(exported[0])
+    variants = {name: opened.extract("pointwise", 2, name) for name in PRECISIONS}
+    problem = make_cases(load_gate_images([]), 32)["pointwise"][0].problem
+    seconds = fastest.time_variants(variants, "onnxruntime", problem)
+    assert set(seconds) == set(PRECISIONS)
+    assert all(0 < value < 1 for value in seconds.values())
 
 
 def test_a_graph_that_differs_is_refused(folder, tmp_path, pointwise_only, monkeypatch):
@@ -184,7 +247,7 @@ def test_a_hopeless_precision_is_refused_by_the_layers_name(
                 tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
         return half
 
-    monkeypatch.setattr(bundle_writer, "to_half", wrong)
+    monkeypatch.setattr(lowering, "to_half", wrong)
     with pytest.raises(GateError, match="; export fp32") as caught:
         attempt(folder, tmp_path / "a.ldmpir", "fp16")
     named = re.search(r"most damaging layers: (.*); export", str(caught.value))
@@ -211,10 +274,9 @@ def test_a_layer_that_half_precision_hurts_goes_back_to_fp32(
             kernel.CopyFrom(numpy_helper.from_array(values, kernel.name))
         return half
 
-    monkeypatch.setattr(bundle_writer, "to_half", hurt_the_head)
-    monkeypatch.setattr(blame, "to_half", hurt_the_head)
+    monkeypatch.setattr(lowering, "to_half", hurt_the_head)
     manifest = attempt(folder, tmp_path / "a.ldmpir", "fp16")
-    assert "pointwise-1-fp16 keeps head in fp32." in manifest.notes
+    assert "pointwise-1-fp16 keep head in fp32." in manifest.notes
     assert all(result.passed for result in manifest.variants[0].gate)
 
 

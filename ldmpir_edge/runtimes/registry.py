@@ -6,9 +6,16 @@ from ldmpir_edge.errors import UsageError
 from ldmpir_edge.runtimes.base import Backend
 from ldmpir_edge.runtimes.onnxruntime_backend import OnnxRuntimeBackend
 from ldmpir_edge.runtimes.openvino_backend import OpenVinoBackend
+from ldmpir_edge.runtimes.tensorrt import TensorRtBackend, TensorRtRtxBackend
 from ldmpir_edge.runtimes.torch_backend import TorchBackend
 
-BACKENDS: tuple[Backend, ...] = (OpenVinoBackend(), OnnxRuntimeBackend(), TorchBackend())
+BACKENDS: tuple[Backend, ...] = (
+    TensorRtBackend(),
+    TensorRtRtxBackend(),
+    OpenVinoBackend(),
+    OnnxRuntimeBackend(),
+    TorchBackend(),
+)
 
 
 def get_backend(name: str) -> Backend:

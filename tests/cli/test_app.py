@@ -17,7 +17,17 @@ def test_without_arguments_the_program_explains_itself():
     finished = ldmpir_edge()
     assert finished.code == 0
     assert finished.err == ""
-    for command in ("run", "sample", "models", "inspect", "doctor", "verify", "train", "export"):
+    for command in (
+        "run",
+        "sample",
+        "models",
+        "inspect",
+        "doctor",
+        "verify",
+        "train",
+        "export",
+        "compile",
+    ):
         assert command in finished.out
 
 

@@ -20,7 +20,10 @@ HEAVY = {
     *("torch", "onnx", "onnxruntime", "openvino"),
 }
 
-COMMANDS = ("run", "sample", "serve", "models", "inspect", "doctor", "verify", "train", "export")
+COMMANDS = (
+    *("run", "sample", "serve", "models", "inspect", "doctor"),
+    *("verify", "train", "export", "compile"),
+)
 
 PROBE = """
 import json, sys

@@ -6,8 +6,19 @@ import sys
 
 import typer
 
+from ldmpir_edge.cli import (
+    bench,
+    doctor,
+    export,
+    inspect,
+    models,
+    run,
+    sample,
+    serve,
+    train,
+    verify,
+)
 from ldmpir_edge.cli import compile as compile_command
-from ldmpir_edge.cli import doctor, export, inspect, models, run, sample, serve, train, verify
 from ldmpir_edge.cli.output import print_error
 from ldmpir_edge.errors import LdmpirError
 
@@ -27,6 +38,7 @@ app.command("models", rich_help_panel="Look")(models.models)
 app.command("inspect", rich_help_panel="Look")(inspect.inspect)
 app.command("doctor", rich_help_panel="Look")(doctor.doctor)
 app.command("verify", rich_help_panel="Look")(verify.verify)
+app.command("bench", rich_help_panel="Look")(bench.bench)
 app.command("train", rich_help_panel="Make")(train.train)
 app.command("export", rich_help_panel="Make")(export.export)
 app.command("compile", rich_help_panel="Make")(compile_command.compile_engines)

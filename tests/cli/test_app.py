@@ -24,6 +24,7 @@ def test_without_arguments_the_program_explains_itself():
         "inspect",
         "doctor",
         "verify",
+        "bench",
         "train",
         "export",
         "compile",

@@ -22,7 +22,7 @@ HEAVY = {
 
 COMMANDS = (
     *("run", "sample", "serve", "models", "inspect", "doctor"),
-    *("verify", "train", "export", "compile"),
+    *("verify", "bench", "train", "export", "compile"),
 )
 
 PROBE = """

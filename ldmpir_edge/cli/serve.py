@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ldmpir_edge.cli.extras import need
-from ldmpir_edge.cli.output import print_json, print_table
+from ldmpir_edge.cli.output import print_json, print_note, print_result, print_table
 from ldmpir_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ def serve(
     allow_unsigned: Annotated[
         bool, typer.Option("--allow-unsigned", help="Take bundles that no trusted key signed.")
     ] = False,
+    new_token: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Make an API token, print it and its hash, and end."),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Print what would run, and run nothing.")
     ] = False,
@@ -50,6 +54,9 @@ def serve(
     with need("serve", "serve"):
         from ldmpir_edge.serve.config import load_config
 
+    if new_token is not None:
+        _print_token(new_token)
+        return
     flags: dict[str, Any] = {
         "state": state,
         "mrd": {"listen": mrd} if mrd else None,
@@ -65,7 +72,24 @@ def serve(
     if check:
         _check(settings, as_json)
         return
-    raise UsageError("this release only checks a configuration; add --check")
+    if not settings.doors:
+        raise UsageError("no door is open; add --http, --mrd, --dicom or --watch")
+    with need("serve", "serve"):
+        from ldmpir_edge.serve.appliance import Appliance
+    with need("serve", "serve"), Appliance(settings) as appliance:
+        for door, where in appliance.open_doors.items():
+            print_note(f"{door}: {where}")
+        appliance.run()
+
+
+def _print_token(name: str) -> None:
+    from ldmpir_edge.serve.tokens import new_token
+
+    token, hashed = new_token()
+    print_note("give this to the client; it is kept nowhere:")
+    print_result(token)
+    print_note("add this to the configuration:")
+    print_result(f'[http.tokens]\n{name} = "{hashed}"')
 
 
 def _check(settings: ServeConfig, as_json: bool) -> None:

@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
+from ldmpir_edge.errors import LdmpirError
 from ldmpir_edge.physics.problem import FAMILIES, Family
+from ldmpir_edge.serve.address import HostPort
 from ldmpir_edge.serve.bundles import open_route_bundle
-from ldmpir_edge.serve.config import OUT, ServeConfig
+from ldmpir_edge.serve.config import OUT, ServeConfig, Source
 from ldmpir_edge.serve.courier import Courier, FolderTarget, Target
 from ldmpir_edge.serve.intake import Intake
 from ldmpir_edge.serve.jobs import Job
+from ldmpir_edge.serve.metrics import Metrics
 from ldmpir_edge.serve.queue import JobQueue
 from ldmpir_edge.serve.state_folder import StateFolder
 from ldmpir_edge.serve.supervisor import Supervisor
 
 HOUR_S = 3600.0
+HOUSE_S = 60.0
+LOOK_S = 1.0
+
+
+class ListeningDoor(Protocol):
+    """A server with threads of its own; its socket is open before it starts."""
+
+    @property
+    def address(self) -> HostPort:
+        """Where it listens."""
+
+    def start(self) -> None:
+        """Let peers in."""
+
+    def stop(self) -> None:
+        """Close the door, and end what is going on behind it."""
 
 
 class Appliance:
@@ -27,7 +48,7 @@ class Appliance:
 
     Attributes
     ----------
-    folder, queue, intake, supervisor
+    folder, queue, metrics, intake, supervisor
         Its parts.
 
     Raises
@@ -42,6 +63,7 @@ class Appliance:
         self.config = config
         self.folder = StateFolder(config.state)
         self._stack = ExitStack()
+        self._listening: dict[Source, ListeningDoor] = {}
 
     def __enter__(self) -> Self:
         for route in self.config.routes:
@@ -54,22 +76,26 @@ class Appliance:
             stack.callback(self.queue.close)
             unfinished = self.queue.recover()
             self.folder.sweep(self.queue.known(), unfinished)
-            self.intake = Intake(self.config, self.folder, self.queue)
+            self.metrics = Metrics()
+            self.intake = Intake(self.config, self.folder, self.queue, self.metrics)
             targets = self._targets()
             self.supervisor = Supervisor(
                 *(self.config, self.folder, self.queue, targets, self._families()),
+                metrics=self.metrics,
                 on_finish=self._on_finish,
             )
             self.couriers = {
-                name: Courier(name, target, self.queue, self.supervisor.result)
+                name: Courier(name, target, self.queue, self.supervisor.result, self.metrics)
                 for name, target in targets.items()
             }
+            self.metrics.watch(self.queue, self.supervisor, self.folder.free_bytes)
             self.intake.on_arrival(self.supervisor.wake)
             for courier in self.couriers.values():
                 courier.start()
                 stack.callback(courier.stop)
             self.supervisor.start()
             stack.callback(self.supervisor.stop)
+            self._open_doors(stack)
             self._stack = stack.pop_all()
         return self
 
@@ -81,6 +107,33 @@ class Appliance:
     ) -> None:
         self._stack.close()
 
+    @property
+    def open_doors(self) -> dict[Source, str]:
+        """The doors and where they are, with the ports that the system chose."""
+        return {
+            **self.config.doors,
+            **{name: str(d.address) for name, d in self._listening.items()},
+        }
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; the process must not handle them otherwise.
+
+        Raises
+        ------
+        LdmpirError
+            Nothing works on the jobs any more.
+        """
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        kept = time.monotonic()
+        while not stop.wait(LOOK_S):
+            if not self.supervisor.is_alive:
+                raise LdmpirError("the supervisor ended unexpectedly; start the appliance again")
+            if time.monotonic() - kept > HOUSE_S:
+                kept = time.monotonic()
+                self.keep_house()
+
     def keep_house(self) -> None:
         """Remove what was delivered and kept long enough; more, and earlier, on a full disk."""
         limits = self.config.limits
@@ -91,6 +144,17 @@ class Appliance:
             if self.folder.free_bytes() >= 2 * limits.min_free_bytes:
                 return
             self._remove(job_id)
+
+    def _open_doors(self, stack: ExitStack) -> None:
+        if self.config.http is not None:
+            from ldmpir_edge.serve.web.server import HttpServer
+
+            self._open("http", HttpServer(self, self.config.http), stack)
+
+    def _open(self, name: Source, door: ListeningDoor, stack: ExitStack) -> None:
+        self._listening[name] = door
+        stack.callback(door.stop)
+        door.start()
 
     def _remove(self, job_id: str) -> None:
         # The row goes last: files without a row are swept, a row without files would lie.

@@ -105,9 +105,14 @@ class DicomDoor(Door):
 
 
 class HttpDoor(Door):
-    """The HTTP server; `tokens` maps names to SHA-256 hashes of API tokens."""
+    """The HTTP server.
+
+    `tokens` maps names to the hashes that `serve --new-token` gives; each, or each peer where
+    there are none, may make so many requests a minute.
+    """
 
     tokens: dict[Name, Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]] = {}
+    requests_per_minute: Positive = 1200
 
     @property
     def is_guarded(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Protocol
 from ldmpir_edge.atomic import TEMPORARY_PREFIX, atomic_folder, make_folder
 from ldmpir_edge.errors import LdmpirError
 from ldmpir_edge.serve.jobs import Job
+from ldmpir_edge.serve.metrics import Metrics
 from ldmpir_edge.serve.queue import JobQueue
 
 POLL_S = 30.0
@@ -80,12 +81,20 @@ class Courier:
         Holds the outbox.
     result
         Answers the folder of a job's result.
+    metrics
+        Counts what arrived and what did not.
     """
 
     def __init__(
-        self, name: str, target: Target, queue: JobQueue, result: Callable[[Job], Path]
+        self,
+        name: str,
+        target: Target,
+        queue: JobQueue,
+        result: Callable[[Job], Path],
+        metrics: Metrics,
     ) -> None:
         self._name, self._target, self._queue, self._result = name, target, queue, result
+        self._metrics = metrics
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._n_failures = 0
@@ -121,9 +130,11 @@ class Courier:
         except LdmpirError as err:
             arrived, error = [], str(err)
         self._queue.confirm([by_item[item] for item in arrived])
+        self._metrics.delivered(self._name, len(arrived))
         missing = [delivery for item, delivery in by_item.items() if item not in set(arrived)]
         if missing:
             self._queue.postpone(missing, error)
+            self._metrics.not_delivered(self._name, len(missing))
         self._n_failures = self._n_failures + 1 if missing else 0
         return True
 

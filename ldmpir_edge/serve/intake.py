@@ -16,9 +16,10 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from ldmpir_edge.atomic import flush_file, flush_folder
-from ldmpir_edge.errors import OverloadError, UsageError
+from ldmpir_edge.errors import LdmpirError, OverloadError, UsageError
 from ldmpir_edge.serve.config import Route, ServeConfig, Source
 from ldmpir_edge.serve.jobs import Job
+from ldmpir_edge.serve.metrics import Metrics
 from ldmpir_edge.serve.queue import JobQueue
 from ldmpir_edge.serve.state_folder import PAYLOAD, StateFolder
 
@@ -42,6 +43,8 @@ class Intake:
         Routes and limits.
     folder, queue
         Where payloads and jobs are kept.
+    metrics
+        Counts what is taken and refused.
     clock
         Gives seconds since 1970.
     """
@@ -51,9 +54,11 @@ class Intake:
         config: ServeConfig,
         folder: StateFolder,
         queue: JobQueue,
+        metrics: Metrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config, self._folder, self._queue, self._clock = config, folder, queue, clock
+        self._metrics = metrics
         self._lock = threading.Lock()
         self._arriving: dict[str, int] = {}
         self._n_queued_bytes = 0
@@ -63,7 +68,9 @@ class Intake:
         """Have `call` called after every job that was added."""
         self._arrived = call
 
-    def open(self, source: Source, label: str = "", *, origin: str | None = None) -> Incoming:
+    def open(
+        self, source: Source, label: str = "", *, origin: str | None = None, n_bytes: int = 0
+    ) -> Incoming:
         """Admit a scan, before anything of it is read.
 
         Parameters
@@ -72,14 +79,31 @@ class Intake:
             The door, and the peer's own word; they select the route.
         origin
             Names what is sent: a second scan of the same origin is the first one again.
+        n_bytes
+            Size of the scan as announced; what arrives is counted all the same.
 
         Raises
         ------
         UsageError
             No route takes it.
+        PayloadTooLargeError
+            One scan may not have so many bytes.
         OverloadError
             The queue is full or the disk nearly so.
         """
+        with self._counted(source):
+            self._check_payload(n_bytes)
+            return self._admit(source, label, origin, n_bytes)
+
+    @contextmanager
+    def _counted(self, source: Source) -> Iterator[None]:
+        try:
+            yield
+        except LdmpirError as err:
+            self._metrics.refused(source, type(err).__name__)
+            raise
+
+    def _admit(self, source: Source, label: str, origin: str | None, n_bytes: int) -> Incoming:
         route = self._config.route(source, label)
         if route is None:
             raise UsageError(f"no route takes a scan from {source} with label {label[:64]!r}")
@@ -91,9 +115,14 @@ class Intake:
                     f"{n_jobs} scans wait or are not delivered, as many as are taken; send this "
                     "one again later"
                 )
-            self._check_room()
+            self._check_room(n_bytes)
             self._arriving[job_id] = 0
         return Incoming(self, job_id, source, route, origin)
+
+    def _check_payload(self, n_bytes: int) -> None:
+        largest = self._config.limits.max_payload_bytes
+        if n_bytes > largest:
+            raise PayloadTooLargeError(f"the scan is larger than {largest} bytes; split it")
 
     def _check_room(self, n_more_bytes: int = 0) -> None:
         limits = self._config.limits
@@ -109,11 +138,7 @@ class Intake:
 
     def _grow(self, job_id: str, n_bytes: int) -> None:
         with self._lock:
-            if self._arriving[job_id] + n_bytes > self._config.limits.max_payload_bytes:
-                raise PayloadTooLargeError(
-                    f"the scan is larger than {self._config.limits.max_payload_bytes} bytes; "
-                    "split it"
-                )
+            self._check_payload(self._arriving[job_id] + n_bytes)
             self._check_room(n_bytes)
             self._arriving[job_id] += n_bytes
 
@@ -146,6 +171,7 @@ class Intake:
             shutil.rmtree(place, ignore_errors=True)
             raise
         if job_id == incoming.job_id:
+            self._metrics.received(incoming.source)
             self._arrived()
         else:
             shutil.rmtree(place, ignore_errors=True)
@@ -212,7 +238,7 @@ class Incoming:
             The queue or the disk is full.
         """
         self.reserve(len(data))
-        with _full_disk():
+        with self._intake._counted(self.source), _full_disk():
             stream.write(data)
 
     def reserve(self, n_bytes: int) -> None:
@@ -223,7 +249,8 @@ class Incoming:
         PayloadTooLargeError, OverloadError
             As `write`.
         """
-        self._intake._grow(self.job_id, n_bytes)
+        with self._intake._counted(self.source):
+            self._intake._grow(self.job_id, n_bytes)
 
     def accept(self, stem: str) -> str:
         """Make the payload durable and queue it: from here on the appliance answers for it.
@@ -242,7 +269,8 @@ class Incoming:
         OverloadError
             The disk is full; nothing was queued.
         """
-        return self._intake._accept(self, stem)
+        with self._intake._counted(self.source):
+            return self._intake._accept(self, stem)
 
 
 def plain_stem(name: str) -> str:

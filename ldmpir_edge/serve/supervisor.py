@@ -18,6 +18,7 @@ from ldmpir_edge.physics.problem import Family
 from ldmpir_edge.serve.config import Route, ServeConfig
 from ldmpir_edge.serve.courier import Target
 from ldmpir_edge.serve.jobs import Delivery, Job
+from ldmpir_edge.serve.metrics import Metrics
 from ldmpir_edge.serve.queue import JobQueue
 from ldmpir_edge.serve.state_folder import StateFolder, folder_bytes
 from ldmpir_edge.serve.work import RESULT, Order, Outcome
@@ -56,6 +57,8 @@ class Supervisor:
         By name, for what a result's deliveries are.
     families
         Whose golden pairs the worker runs before it is ready.
+    metrics
+        Counts jobs that ended and workers that were lost.
     on_finish
         Called with every job that has ended, after its row is committed.
     clock
@@ -69,12 +72,13 @@ class Supervisor:
         queue: JobQueue,
         targets: Mapping[str, Target],
         families: Sequence[Family],
+        metrics: Metrics,
         on_finish: OnFinish,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config, self._folder, self._queue = config, folder, queue
         self._targets, self._families, self._on_finish = targets, families, on_finish
-        self._clock = clock
+        self._metrics, self._clock = metrics, clock
         self._routes = {route.name: route for route in config.routes}
         self._worker: WorkerProcess | None = None
         self._blamed: dict[str, str] = {}
@@ -84,6 +88,11 @@ class Supervisor:
         self._thread = threading.Thread(target=self._run, name="ldmpir-supervisor", daemon=True)
         self.engines: list[dict[str, Any]] = []
         self.not_ready: str | None = "the engines are being loaded"
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether jobs are being worked on, or could be."""
+        return self._thread.is_alive()
 
     def start(self) -> None:
         """Start the worker, and give it jobs."""
@@ -196,6 +205,7 @@ class Supervisor:
             if self._stopping.is_set():
                 self._put_back(job, 0.0, "the appliance was stopped", counts=False)
             else:
+                self._metrics.worker_lost()
                 self._blamed[job.id] = str(err)
                 self._put_back(job, 0.0, str(err), counts=True)
             raise
@@ -290,4 +300,5 @@ class Supervisor:
     def _tell(self, job: Job) -> None:
         finished = self._queue.get(job.id)
         if finished is not None:
+            self._metrics.finished(finished)
             self._on_finish(finished)

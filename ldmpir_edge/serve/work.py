@@ -12,6 +12,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from ldmpir_edge.atomic import flush_folder, make_folder
 from ldmpir_edge.errors import (
     BackendError,
@@ -20,9 +24,11 @@ from ldmpir_edge.errors import (
     MissingExtraError,
     OutputError,
 )
+from ldmpir_edge.physics.problem import Modality
 from ldmpir_edge.reconstruct import Reconstructor
 from ldmpir_edge.reconstruct.slices import least_grid, resolve_task
 from ldmpir_edge.scans.detect import open_scan
+from ldmpir_edge.scans.display import display_window
 from ldmpir_edge.scans.model import KspaceScan, Scan, SinogramScan
 from ldmpir_edge.scans.reconstruction import ReconstructedSlice
 from ldmpir_edge.scans.write import Outputs, open_outputs
@@ -44,6 +50,10 @@ IMAGE = "image"
 RESULT = "result"
 """Folder of an attempt that is delivered."""
 
+THUMBNAIL = "thumbnail.png"
+"""The middle slice, beside the result, for the status page."""
+
+_THUMBNAIL_SIDE = 128
 _NO_ENGINE = (BackendError, BundleError, MissingExtraError)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -133,6 +143,7 @@ class _Attempt:
         self._engine_s: list[float] = []
         self._checks: list[dict[str, Any]] = []
         self._notes: dict[str, None] = {}
+        self._cause = "checks"
 
     def run(self) -> Outcome:
         with open_scan(_payload(Path(self._order.payload))) as scan:
@@ -173,7 +184,13 @@ class _Attempt:
         def withhold(index: int) -> str | None:
             # The engine's total so far: the difference from slice to slice is one slice's time.
             self._engine_s.append(reconstructor.seconds["engine"])
-            return classical or (deadline(index) if deadline is not None else None)
+            if classical is not None:
+                self._cause = "engine"
+                return classical
+            late = deadline(index) if deadline is not None else None
+            if late is not None:
+                self._cause = "deadline"
+            return late
 
         header = replace(reconstructor.header(scan, task=task), stem=IMAGE)
         self._notes.update(dict.fromkeys(header.notes))
@@ -186,6 +203,8 @@ class _Attempt:
             for piece in slices:
                 outputs.add(piece)
                 self._take(piece)
+                if piece.index == scan.n_slices // 2:
+                    _write_thumbnail(piece.image, header.info.modality, result.parent / THUMBNAIL)
                 if deadline is not None and (cost := self._cost(reconstructor, outputs)):
                     deadline.measured(cost)
         flush_folder(result)
@@ -241,6 +260,7 @@ class _Attempt:
             "steps": variant[0],
             "precision": variant[1],
             "n_fallbacks": len(fallbacks),
+            "fallback_cause": self._cause if fallbacks else None,
             "max_residual": max(residuals, default=None),
             "notes": list(self._notes),
             "outputs": sorted(
@@ -254,6 +274,13 @@ class _Attempt:
         }
         state: Literal["done", "fallback"] = "fallback" if fallbacks else "done"
         return Outcome(self._order.job_id, state, fallbacks[0] if fallbacks else None, report)
+
+
+def _write_thumbnail(image: NDArray[np.float32], modality: Modality, path: Path) -> None:
+    black, white = display_window(image, modality)
+    step = -(-max(image.shape) // _THUMBNAIL_SIDE)
+    shown = np.clip((image[::step, ::step] - black) / (white - black), 0.0, 1.0)
+    Image.fromarray((shown * 255).astype(np.uint8)).save(path, format="PNG")
 
 
 def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:

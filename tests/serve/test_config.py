@@ -24,7 +24,7 @@ def read(tmp_path: Path, text: str, **flags: Any) -> ServeConfig:
 
 
 def test_the_example_of_the_page_is_valid(tmp_path: Path) -> None:
-    example, tls = (b.text for b in read_blocks(PAGE.read_text()) if b.language == "toml")
+    example, tls, *_ = (b.text for b in read_blocks(PAGE.read_text()) if b.language == "toml")
     config = read(tmp_path, f"{example}\n{tls}")
     assert config.doors == {
         "mrd": "10.0.0.2:9002",

@@ -11,6 +11,7 @@ import pytest
 from ldmpir_edge.errors import OverloadError, UsageError
 from ldmpir_edge.serve.config import load_config
 from ldmpir_edge.serve.intake import Incoming, Intake, PayloadTooLargeError, plain_stem
+from ldmpir_edge.serve.metrics import Metrics
 from ldmpir_edge.serve.queue import JobQueue
 from ldmpir_edge.serve.state_folder import StateFolder
 
@@ -26,7 +27,7 @@ class Door:
         self.folder.jobs.mkdir(parents=True)
         self.folder.incoming.mkdir()
         self.queue = JobQueue(self.folder.database)
-        self.intake = Intake(self.config, self.folder, self.queue, lambda: NOON)
+        self.intake = Intake(self.config, self.folder, self.queue, Metrics(), lambda: NOON)
 
     def send(self, data: bytes, **told: Any) -> str:
         with self.intake.open("http", **told) as incoming:

@@ -87,9 +87,10 @@ def test_ct_is_reconstructed_by_its_content(bench: Bench) -> None:
     assert (outcome.state, outcome.report["task"]) == ("done", "ct")
 
 
-def assert_classical(bench: Bench, outcome: Outcome, *words: str) -> None:
+def assert_classical(bench: Bench, outcome: Outcome, *words: str, cause: str = "engine") -> None:
     """Every slice is the classical image, and its header says why."""
     assert outcome.state == "fallback"
+    assert outcome.report["fallback_cause"] == cause
     assert outcome.report["n_fallbacks"] == outcome.report["n_slices"]
     with open_scan(bench.payload / "scan") as scan:
         reference = Reconstructor(bench.engines.of(ROUTE).bundle)
@@ -111,7 +112,9 @@ def test_the_engine_may_be_left_out(bench: Bench) -> None:
 
 def test_past_the_deadline_the_classical_image_goes_out(bench: Bench) -> None:
     write_fastmri(bench.payload / "scan", n_slices=2, acceleration=2)
-    assert_classical(bench, bench.run(remaining_s=-1.0), "missed the deadline of 30 s")
+    assert_classical(
+        bench, bench.run(remaining_s=-1.0), "missed the deadline of 30 s", cause="deadline"
+    )
 
 
 def test_fewer_steps_are_taken_to_be_in_time(bench: Bench) -> None:

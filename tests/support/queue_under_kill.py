@@ -20,6 +20,7 @@ from ldmpir_edge.serve.config import load_config
 from ldmpir_edge.serve.courier import Courier, FolderTarget
 from ldmpir_edge.serve.intake import Intake
 from ldmpir_edge.serve.jobs import Delivery, Job
+from ldmpir_edge.serve.metrics import Metrics
 from ldmpir_edge.serve.queue import JobQueue
 from ldmpir_edge.serve.state_folder import StateFolder
 
@@ -50,9 +51,10 @@ class Appliance:
         self.hold = hold
         self.queue = JobQueue(self.state.database)
         self.state.sweep(self.queue.known(), self.queue.recover())
-        self.intake = Intake(config, self.state, self.queue)
+        self.metrics = Metrics()
+        self.intake = Intake(config, self.state, self.queue, self.metrics)
         target = FolderTarget(folder / "out")
-        self.courier = Courier("out", target, self.queue, self.result)
+        self.courier = Courier("out", target, self.queue, self.result, self.metrics)
 
     def result(self, job: Job) -> Path:
         return self.state.attempt(job.id, job.attempts)

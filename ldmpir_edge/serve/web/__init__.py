@@ -1,0 +1,1 @@
+"""The HTTP door: the API, the status page and what monitoring asks for."""

@@ -27,6 +27,7 @@ from ldmpir_edge.bundle import (
 )
 from ldmpir_edge.errors import BundleError, GateError
 from ldmpir_edge.export.cases import GateImages, GateSlice, make_cases
+from ldmpir_edge.export.engines import compile_engines, load_compiler, n_engines
 from ldmpir_edge.export.fastest import keep_fastest
 from ldmpir_edge.export.gate import reference_image, reference_images
 from ldmpir_edge.export.targets import Target
@@ -125,6 +126,8 @@ def export_bundle(
         The weights cannot be loaded.
     GateError
         A variant changes the image and no mixture with fp32 layers helps.
+    MissingExtraError, BackendError
+        The library that compiles the target's engines is absent, or refuses a graph.
     OutputError
         The bundle cannot be written.
     """
@@ -135,7 +138,9 @@ def export_bundle(
     calibration = make_cases(calibration_images, CASE_SIZE, CALIBRATION_SEED)
     small = make_cases(images, GOLDEN_SIZE)
     small["rays"] = make_cases(images, RAYS_GOLDEN_SIZE)["rays"]
+    compiler = load_compiler(target)
     total = len(FAMILIES) * len(target.n_steps) * len(precisions) + 2
+    total += n_engines(target, len(precisions))
     done = 0
 
     def tick(what: str) -> None:
@@ -173,6 +178,8 @@ def export_bundle(
         if fastest_only:
             chosen = keep_fastest(builder, target, images, refusals)
         quantized = any(variant.precision == "int8" for variant in builder.variants)
+        loaded = [builder.load(variant) for variant in builder.variants]
+        engines = compile_engines(compiler, folder, loaded, target, tick)
         tick("writing the bundle")
         files = {
             path.relative_to(folder).as_posix(): path.read_bytes()
@@ -201,6 +208,8 @@ def export_bundle(
                 if any(variant.precision == p for variant in builder.variants)
             ),
             variants=tuple(builder.variants),
+            engines=engines,
+            recipe=target.engine.recipe if target.engine else None,
             source_hashes={
                 name: hashlib.sha256((model_folder / name).read_bytes()).hexdigest()
                 for name in (WEIGHTS, "model.toml")

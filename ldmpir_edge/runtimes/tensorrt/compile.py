@@ -6,7 +6,10 @@ from TensorRT 10 on, and 11 has no other kind of network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -92,12 +95,11 @@ def build_engine(
         config.num_compute_capabilities = len(chosen)
         for number, capability in enumerate(chosen):
             config.set_compute_capability(capability, number)
-    # Kept in a variable: the library holds no reference to it.
-    monitor = progress_monitor(library, on_progress)
-    config.progress_monitor = monitor
-    plan = builder.build_serialized_network(network, config)
-    if monitor.interrupted:
-        raise KeyboardInterrupt
+    with _late_interrupt() as interrupted:
+        # Kept in a variable: the library holds no reference to it.
+        monitor = progress_monitor(library, on_progress, lambda: not interrupted.is_set())
+        config.progress_monitor = monitor
+        plan = builder.build_serialized_network(network, config)
     if plan is None:
         why = log.take_errors() or "it gives no reason"
         raise BackendError(f"{library.__name__} cannot build {graph.name}: {why}")
@@ -128,6 +130,25 @@ def engine_validity(library: Any, plan: bytes) -> Validity:
     known = library.EngineInvalidityDiagnostics
     bad = int(known.MALFORMED_ENGINE) | int(known.VERSION_MISMATCH)
     return "invalid" if int(found) & bad else "unchecked"
+
+
+@contextmanager
+def _late_interrupt() -> Iterator[threading.Event]:
+    """Turn Ctrl-C into an event, and into `KeyboardInterrupt` when the block ends.
+
+    Raised in the middle of a callback it would pass through the library's C++ frames.
+    """
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted  # only the main thread has Ctrl-C
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
 
 
 def _optimization_profile(builder: Any, profile: Profile) -> Any:

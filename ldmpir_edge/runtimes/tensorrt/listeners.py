@@ -51,31 +51,30 @@ def library_log(library: Any) -> Any:
     return Log()
 
 
-def progress_monitor(library: Any, on_progress: Callable[[float], None]) -> Any:
-    """Make a progress monitor that tells how much of a build is done.
+def progress_monitor(
+    library: Any, on_progress: Callable[[float], None], keep_on: Callable[[], bool]
+) -> Any:
+    """Make an `IProgressMonitor` that tells how much of a build is done.
 
-    Returns
-    -------
-        An `IProgressMonitor`; after an interruption its `interrupted` is true and the builder
-        has been told to stop.
+    Parameters
+    ----------
+    on_progress
+        Called with the part that is done, from 0 to 1.
+    keep_on
+        Answers false when the builder is to stop.
     """
 
     class Monitor(library.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.interrupted = False
             self._phases = Phases()
 
         def phase_start(self, name: str, parent: str | None, n_steps: int) -> None:
             self._phases.start(name, parent, n_steps)
 
         def step_complete(self, name: str, step: int) -> bool:
-            try:
-                on_progress(self._phases.complete(name, step))
-            except KeyboardInterrupt:
-                # An exception must not pass through the library's C++ frames.
-                self.interrupted = True
-            return not self.interrupted
+            on_progress(self._phases.complete(name, step))
+            return keep_on()
 
         def phase_finish(self, name: str) -> None:
             self._phases.finish(name)

@@ -23,6 +23,7 @@ from ldmpir_edge.serve.metrics import Metrics
 from ldmpir_edge.serve.queue import JobQueue
 from ldmpir_edge.serve.state_folder import StateFolder
 from ldmpir_edge.serve.supervisor import Supervisor
+from ldmpir_edge.serve.watch import Watcher
 
 HOUR_S = 3600.0
 HOUSE_S = 60.0
@@ -146,6 +147,10 @@ class Appliance:
             self._remove(job_id)
 
     def _open_doors(self, stack: ExitStack) -> None:
+        if self.config.watch is not None:
+            watcher = Watcher(self.config.watch, self.intake, self.queue)
+            stack.callback(watcher.stop)
+            watcher.start()
         if self.config.http is not None:
             from ldmpir_edge.serve.web.server import HttpServer
 

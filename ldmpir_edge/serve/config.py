@@ -162,7 +162,7 @@ class Route(_Part):
         Doors it serves.
     label
         Shell pattern that the peer's own word must match: the calling AE title, the MRD
-        configuration's name, or the name of the API token.
+        configuration's name, the name of the API token, or the folder in the watched one.
     bundle, backend, task
         As of `ldmpir-edge run`.
     steps, precisions

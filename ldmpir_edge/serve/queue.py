@@ -52,6 +52,11 @@ CREATE TABLE deliveries (
     delivered REAL,
     PRIMARY KEY (job_id, target, item)
 );
+CREATE TABLE taken (
+    origin TEXT PRIMARY KEY,
+    job_id TEXT NOT NULL,
+    seen REAL NOT NULL
+);
 CREATE INDEX deliveries_waiting ON deliveries (target, not_before) WHERE delivered IS NULL;
 """
 
@@ -116,6 +121,9 @@ class JobQueue:
     def add(self, job: Job) -> str:
         """Commit a job whose payload is on disk; answer its id, or that of the same origin's.
 
+        An origin in the watched folder is known until `remember` drops it, any other until
+        `forget` does.
+
         Raises
         ------
         OverloadError
@@ -132,7 +140,20 @@ class JobQueue:
                     *(job.received, job.due, job.n_bytes, job.state),
                 ),
             )
+            if job.origin is not None and job.source == "watch":
+                self._db.execute(
+                    "INSERT INTO taken VALUES (?, ?, ?)", (job.origin, job.id, self._clock())
+                )
             return job.id
+
+    def remember(self, origins: Sequence[str], for_s: float) -> None:
+        """Note which taken origins are still there; drop those not seen for `for_s`."""
+        with self._transaction():
+            now = self._clock()
+            self._db.executemany(
+                "UPDATE taken SET seen = ? WHERE origin = ?", [(now, origin) for origin in origins]
+            )
+            self._db.execute("DELETE FROM taken WHERE seen < ?", (now - for_s,))
 
     def find_origin(self, origin: str) -> str | None:
         """Answer the job that was made from `origin`, or None."""
@@ -318,7 +339,10 @@ class JobQueue:
             self._db.executemany("DELETE FROM jobs WHERE id = ?", [(job_id,) for job_id in job_ids])
 
     def _by_origin(self, origin: str) -> str | None:
-        row = self._db.execute("SELECT id FROM jobs WHERE origin = ?", (origin,)).fetchone()
+        row = self._db.execute(
+            "SELECT id FROM jobs WHERE origin = ? UNION SELECT job_id FROM taken WHERE origin = ?",
+            (origin, origin),
+        ).fetchone()
         return None if row is None else str(row[0])
 
     def _select(self, condition: str, *values: object) -> list[Job]:

@@ -8,7 +8,6 @@ the engine before: five engines of 78 MB take 4.7 MB. Hashes, offsets and sizes 
 from __future__ import annotations
 
 import hashlib
-import lzma
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -23,7 +22,6 @@ MAX_PACK_BYTES = 2**30
 
 _DICTIONARY_BYTES = 64 * 2**20
 _MEMORY_BYTES = 2 * _DICTIONARY_BYTES
-_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": _DICTIONARY_BYTES}]
 
 ComputeCapability = Annotated[str, Field(pattern=r"^\d{1,2}\.\d$")]
 
@@ -81,7 +79,10 @@ class EngineSpec(Frozen):
 
 def pack_engines(engines: Iterable[bytes]) -> bytes:
     """Compress engines behind one another; similar ones are best neighbours."""
-    compressor = lzma.LZMACompressor(format=lzma.FORMAT_XZ, filters=_FILTERS)
+    import lzma
+
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": _DICTIONARY_BYTES}]
+    compressor = lzma.LZMACompressor(format=lzma.FORMAT_XZ, filters=filters)
     return b"".join(map(compressor.compress, engines)) + compressor.flush()
 
 
@@ -104,6 +105,9 @@ def unpack_engine(pack: bytes, spec: EngineSpec, source: str) -> bytes:
     BundleError
         The manifest states more than 1 GiB.
     """
+    # Only here: some Pythons are built without it, and few bundles need it.
+    import lzma
+
     end = spec.offset + spec.size
     if end > MAX_PACK_BYTES:
         raise BundleError(

@@ -67,7 +67,9 @@ class EngineCache:
         """
         make_folder(self._folder)
         path = self._folder / "compiling.lock"
-        with output_errors(path), path.open("w") as file:
+        with output_errors(path):
+            file = path.open("w")
+        with file:
             if os.name == "posix":
                 _lock(file.fileno(), on_wait)
             yield

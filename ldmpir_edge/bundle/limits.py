@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from ldmpir_edge.bundle.schema import Precision
 
-REFERENCE_QUALITY_DB = 35.0
-"""PSNR of the best golden slices against their true image, which the gate's slices also have: a
-difference counts for more where the reference is better."""
+REFERENCE_QUALITY_DB = 30.0
+"""PSNR of a golden slice against its true image: those of pydicom's test images have 16 to 36 dB, at
+their small size. A difference counts for more where the reference is better."""
 
 
 @dataclass(frozen=True)

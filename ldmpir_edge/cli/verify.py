@@ -16,6 +16,7 @@ from ldmpir_edge.errors import BackendError, GateError, UsageError
 
 if TYPE_CHECKING:
     from ldmpir_edge.bundle import Bundle
+    from ldmpir_edge.export.divergence import Divergence
     from ldmpir_edge.physics.problem import Task
     from ldmpir_edge.reconstruct.combinations import Combination
     from ldmpir_edge.reconstruct.scan_comparison import ScanResult
@@ -34,7 +35,8 @@ def verify(
         Path | None, typer.Option(help="Also compare the engines on this scan's middle slices.")
     ] = None,
     layers: Annotated[
-        bool, typer.Option("--layers", help="Find the first node at which two engines part.")
+        bool,
+        typer.Option("--layers", help="Find the first node that two engines compute differently."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Report as one JSON object.")] = False,
 ) -> None:
@@ -205,24 +207,32 @@ def _compare_layers(
             lambda done, total: progress.update(bar, completed=done, total=total),
         )
     if show:
-        what = (
-            f"every value agrees to {TOLERANCES[worst.precision]:g} of its largest number"
-            if found is None
-            else f"the first node that diverges is {found.op_type} {found.node}: its output "
-            f"differs by {_number(found.difference, '.1e') or 'NaN'} of its largest number, what "
-            f"goes in by {found.inputs_difference:.1e}"
-        )
         same = [r for r in results if (r.family, r.precision) == (worst.family, worst.precision)]
-        if found is None and len({r.passed for r in same if r.backend in pair}) > 1:
-            what += "; their images do not, so a kernel that one of them fuses is wrong"
-        print_result(f"{worst.family} in {worst.precision}, {pair[1]} beside {pair[0]}: {what}")
+        parted = len({r.passed for r in same if r.backend in pair}) > 1
+        where = f"{worst.family} in {worst.precision}, {pair[1]} beside {pair[0]}"
+        print_result(f"{where}: {_summarise(found, TOLERANCES[worst.precision], parted)}")
     return {
         "family": worst.family,
         "precision": worst.precision,
         "backends": list(pair),
         "tolerance": TOLERANCES[worst.precision],
-        "divergence": found and asdict(found),
+        "divergences": [asdict(divergence) for divergence in found],
     }
+
+
+def _summarise(found: Sequence[Divergence], tolerance: float, parted: bool) -> str:
+    """Put what `--layers` found into words; `parted` where only one engine's image passed."""
+    if not found:
+        text = f"every node agrees to {tolerance:g} of its largest number"
+        if parted:
+            text += "; their images do not, so a kernel that one of them fuses is wrong"
+        return text
+    first, *others = found
+    text = (
+        f"the first node that diverges is {first.op_type} {first.node}: given the same, its output "
+        f"differs by {_number(first.difference, '.1e') or 'NaN'} of its largest number"
+    )
+    return f"{text}; {len(others)} more do" if others else text
 
 
 def _conclude(results: Sequence[GoldenResult], named: Sequence[str]) -> None:

@@ -31,8 +31,8 @@ def list_combinations(
     bundle
         Says which precisions there are.
     backends
-        Names, in that order, whether or not they can run here; none takes all that can, the
-        preferred one first.
+        Names, in that order, whether or not they can run here; none takes all that can, on each
+        device that would be taken unasked, the preferred one first.
     precisions
         Of those in the bundle, in that order; none takes all, fp32 first.
 
@@ -46,7 +46,7 @@ def list_combinations(
         No backend can run here.
     """
     chosen = [get_backend(name) for name in dict.fromkeys(backends)] or [
-        backend for backend in BACKENDS if backend.availability().ok
+        choice for backend in BACKENDS if backend.availability().ok for choice in backend.choices()
     ]
     if not chosen:
         raise BackendError("no inference engine is installed; run: pip install onnxruntime")

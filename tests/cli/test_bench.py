@@ -32,9 +32,9 @@ def row(backend="onnxruntime", precision="fp32", psnr_db=31.25):
     return BenchRow(backend, precision, "1.2.3", 4.25, 2.75, seconds, 345.6, psnr_db)
 
 
-def test_every_combination_is_measured(tmp_path):
+def test_a_combination_is_measured(tmp_path):
     report = ldmpir_edge(
-        "bench", "ldmpir-2m", *QUICK, "--precisions", "fp16", "--precisions", "fp32",
+        "bench", "ldmpir-2m", *QUICK, "--precisions", "fp16",
         "--plot", tmp_path / "new" / "a.png", "--json",
     ).report  # fmt: skip
     assert set(report) == {
@@ -45,16 +45,15 @@ def test_every_combination_is_measured(tmp_path):
     assert report["scan"] == "slice 0 of simulated-mri.h5, 48 × 48, 2 coils"
     assert (report["steps"], report["repeats"]) == (1, 2)
     assert {"ldmpir-edge", "numpy", "onnxruntime"} == set(report["versions"])
-    assert [r["precision"] for r in report["rows"]] == ["fp16", "fp32"]
-    for found in report["rows"]:
-        assert found["reason"] == ""
-        assert found["cold_start_s"] > found["seconds"]["slice"]["p50"]
-        whole, parts = found["seconds"].pop("slice"), found["seconds"]
-        assert set(parts) == set(STAGES)
-        assert sum(stage["p50"] for stage in parts.values()) <= 1.2 * whole["p50"]
-        assert whole["p50"] <= whole["p90"] <= whole["p99"]
-        assert 50 < found["peak_memory_mib"] < 1000
-        assert 10 < found["psnr_db"] < 50
+    (found,) = report["rows"]
+    assert (found["backend"], found["precision"], found["reason"]) == ("onnxruntime", "fp16", "")
+    assert found["cold_start_s"] > found["seconds"]["slice"]["p50"]
+    whole, parts = found["seconds"].pop("slice"), found["seconds"]
+    assert set(parts) == set(STAGES)
+    assert sum(stage["p50"] for stage in parts.values()) <= 1.2 * whole["p50"]
+    assert whole["p50"] <= whole["p90"] <= whole["p99"]
+    assert 50 < found["peak_memory_mib"] < 1000
+    assert 10 < found["psnr_db"] < 50
     with Image.open(tmp_path / "new" / "a.png") as figure:
         assert figure.size[0] > 1000
 

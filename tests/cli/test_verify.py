@@ -46,8 +46,8 @@ def test_a_wrong_image_is_an_error_after_everything_is_printed(toys):
     assert text.code == 50
     assert text.out.count("passed") == text.out.count("FAILED") == 1
     remark, error = text.err.splitlines()
-    assert remark == "pointwise on onnxruntime in int8: PSNR below 44.1 dB"
-    for word in ("error: 1 of 2", "pointwise on onnxruntime in int8", "below 44.1 dB"):
+    assert remark == "pointwise on onnxruntime in int8: PSNR below 39.1 dB"
+    for word in ("error: 1 of 2", "pointwise on onnxruntime in int8", "below 39.1 dB"):
         assert word in error
     as_json = ldmpir_edge("verify", toys[1], "--backend", "onnxruntime", "--json")
     assert as_json.code == 50
@@ -90,14 +90,14 @@ def test_layers_name_the_node(toys, monkeypatch):
     agreed = ldmpir_edge(*arguments)
     # Both engines run the same wrong graph: they agree, though the image is not the golden one.
     assert agreed.code == 50
-    assert "pointwise in int8, openvino beside onnxruntime: every value agrees" in agreed.out
+    assert "pointwise in int8, openvino beside onnxruntime: every node agrees" in agreed.out
     report = json.loads(ldmpir_edge(*arguments, "--json").out)["layers"]
     assert report == {
         "family": "pointwise",
         "precision": "int8",
         "backends": ["onnxruntime", "openvino"],
-        "tolerance": 0.05,
-        "divergence": None,
+        "tolerance": 0.1,
+        "divergences": [],
     }
     honest = OpenVinoEngine._run
 

@@ -9,7 +9,7 @@ from toy_bundle import MIX
 from ldmpir_edge.bundle import open_bundle
 from ldmpir_edge.errors import BundleError, UsageError
 from ldmpir_edge.reconstruct.combinations import list_combinations
-from ldmpir_edge.runtimes import BACKENDS
+from ldmpir_edge.runtimes import BACKENDS, get_backend
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,14 @@ def test_what_is_named_keeps_its_order(three):
         "onnxruntime fp32",
         "openvino fp32",
     ]
+
+
+def test_an_engine_is_asked_on_each_device_that_it_would_take(three, monkeypatch):
+    monkeypatch.setattr(
+        type(get_backend("openvino")), "choices", lambda self: (self.on("cpu"), self.on("gpu"))
+    )
+    assert listed(three, [], ["fp16"])[:2] == ["openvino:cpu fp16", "openvino:gpu fp16"]
+    assert listed(three, ["openvino:npu"], ["fp16"]) == ["openvino:npu fp16"]
 
 
 def test_a_named_engine_need_not_be_installed(three, monkeypatch):

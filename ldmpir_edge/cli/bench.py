@@ -146,7 +146,7 @@ def _print(title: str, machine: Machine, repeats: int, rows: Sequence[BenchRow])
                 row.backend,
                 row.precision,
                 *(f"{value:.3f}" for value in asdict(row.seconds["slice"]).values()),
-                f"{row.first_start_s:.2f}",
+                "" if row.first_start_s is None else f"{row.first_start_s:.2f}",
                 f"{row.cold_start_s:.2f}",
                 f"{row.peak_memory_mib:.0f}",
                 "" if row.psnr_db is None else f"{row.psnr_db:.2f}",

@@ -68,7 +68,8 @@ class BenchRow:
         Of the engine.
     first_start_s, cold_start_s
         From the start of a process to its first image: with nothing compiled, and with what that
-        has left in the cache.
+        has left in the cache. None for the first where the engine does not run uncompiled; the
+        other is then with what the user's own cache holds.
     seconds
         By stage, and `slice` for all of a slice: read, reconstructed, checked and written.
     peak_memory_mib
@@ -138,7 +139,12 @@ def _measure(
     )
     with tempfile.TemporaryDirectory(prefix="ldmpir-bench-") as cache:
         environment = {**os.environ, "LDMPIR_CACHE_DIR": cache}
-        first = _ask(process, request, environment, tick)
+        first = None
+        try:
+            first = _ask(process, request, environment, tick)["first_image_s"]
+        except BackendError:
+            # What only `compile` builds is in the user's cache, or the reason is found again.
+            environment = dict(os.environ)
         request = replace(request, repeats=plan.repeats)
         result = _ask(process, request, environment, lambda done: tick(1 + done))
     seconds = {
@@ -151,7 +157,7 @@ def _measure(
         backend=combination.backend,
         precision=combination.precision,
         version=result["version"],
-        first_start_s=first["first_image_s"],
+        first_start_s=first,
         cold_start_s=result["first_image_s"],
         seconds=seconds,
         peak_memory_mib=result["peak_memory_mib"],

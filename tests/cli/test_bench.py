@@ -26,10 +26,10 @@ def rows(monkeypatch):
     return arrange
 
 
-def row(backend="onnxruntime", precision="fp32", psnr_db=31.25):
+def row(backend="onnxruntime", precision="fp32", psnr_db=31.25, first=4.25):
     seconds = {stage: Percentiles(0.1 * k, 0.2, 0.3) for k, stage in enumerate(STAGES, 1)}
     seconds["slice"] = Percentiles(1.501, 1.602, 1.703)
-    return BenchRow(backend, precision, "1.2.3", 4.25, 2.75, seconds, 345.6, psnr_db)
+    return BenchRow(backend, precision, "1.2.3", first, 2.75, seconds, 345.6, psnr_db)
 
 
 def test_a_combination_is_measured(tmp_path):
@@ -59,7 +59,9 @@ def test_a_combination_is_measured(tmp_path):
 
 
 def test_the_tables_hold_the_figures(rows):
-    rows(row(), BenchRow("openvino", "fp32", reason="it does not fit"), row(psnr_db=None))
+    rows(
+        row(), BenchRow("openvino", "fp32", reason="it does not fit"), row(psnr_db=None, first=None)
+    )
     text = ldmpir_edge("bench", "ldmpir-2m", *QUICK)
     assert text.code == 0
     for word in (

@@ -32,7 +32,7 @@ FAKE = """
 import json, os, sys
 request = json.loads(sys.argv[1])
 with open({log!r}, "a") as log:
-    print(json.dumps([request, os.environ["LDMPIR_CACHE_DIR"], os.getpid()]), file=log)
+    print(json.dumps([request, os.environ.get("LDMPIR_CACHE_DIR"), os.getpid()]), file=log)
 print("a library says hello")
 print(json.dumps({{"unrelated": 1}}))
 print(json.dumps({{"done": 1}}))
@@ -197,7 +197,17 @@ def test_a_failing_process_is_a_row_with_the_reason(fake, then, reason):
     assert (failed.seconds, failed.first_start_s) == ({}, None)
     assert measured.reason == ""
     assert measured.seconds
-    assert len(asked()) == 3
+    assert [sent["backend"] for sent, _, _ in asked()] == 2 * ["onnxruntime"] + 2 * ["openvino"]
+
+
+def test_what_only_compile_builds_is_found_in_the_user_s_cache(fake, monkeypatch, tmp_path):
+    mine = str(tmp_path / "mine")
+    monkeypatch.setenv("LDMPIR_CACHE_DIR", mine)
+    unbuilt = 'print(json.dumps({"error": "compile it"})); sys.exit()'
+    process, plan, asked = fake(f'if os.environ["LDMPIR_CACHE_DIR"] != {mine!r}:\n    {unbuilt}')
+    (row,) = run_bench(plan, ONE, process)
+    assert (row.first_start_s, row.cold_start_s, row.reason) == (None, 12.0, "")
+    assert [cache for _, cache, _ in asked()][1] == mine
 
 
 def test_an_interruption_ends_the_process(fake):

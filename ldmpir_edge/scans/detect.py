@@ -18,9 +18,10 @@ from ldmpir_edge.scans.hdf5 import open_hdf5
 from ldmpir_edge.scans.images_in import GZIP_MAGIC, open_nifti, open_npy
 from ldmpir_edge.scans.ismrmrd_file import find_dataset_group, open_ismrmrd
 from ldmpir_edge.scans.model import Scan
+from ldmpir_edge.scans.mrd_spool import SPOOL_MAGIC, open_spool
 from ldmpir_edge.scans.sinogram import is_sinogram, read_sinogram
 
-Container = Literal["hdf5", "dicom", "npy", "nifti"]
+Container = Literal["hdf5", "dicom", "mrd", "npy", "nifti"]
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _NPY_MAGIC = b"\x93NUMPY"
@@ -78,6 +79,9 @@ def _open_file(path: Path) -> Iterator[Scan]:
             yield scan
     elif container == "dicom":
         with read_dicom(path, [path]) as scan:
+            yield scan
+    elif container == "mrd":
+        with open_spool(path) as scan:
             yield scan
     elif container == "npy":
         with open_npy(path) as scan:
@@ -153,6 +157,8 @@ def _container(path: Path) -> Container | None:
         return "hdf5"
     if is_dicom(start):
         return "dicom"
+    if start.startswith(SPOOL_MAGIC):
+        return "mrd"
     if start.startswith(_NPY_MAGIC):
         return "npy"
     if start.startswith(GZIP_MAGIC):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -39,7 +40,7 @@ _MAX_NOISE_SAMPLES = 2**18
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class IsmrmrdScan(KspaceScan):
-    """An open ISMRMRD file; `frames` holds the acquisitions of each slice (2-D encoding)."""
+    """ISMRMRD acquisitions; `frames` holds those of each slice, or of each 3-D volume."""
 
     lines: Lines
     grid_shape: tuple[int, int, int]
@@ -47,6 +48,11 @@ class IsmrmrdScan(KspaceScan):
     frames: tuple[NDArray[np.intp], ...]
     calibration_frames: tuple[NDArray[np.intp], ...]
     volume: PartitionedVolume | None
+
+    def first_head(self, index: int) -> Any:
+        """Give the header of the first acquisition of slice `index`, or of its volume."""
+        n_partitions = self.volume.n_partitions if self.volume is not None else 1
+        return self.lines.heads[self.frames[index // n_partitions][0]]
 
     def _read_kspace(self, index: int) -> NDArray[np.complex64]:
         if self.volume is not None:
@@ -70,18 +76,32 @@ def find_dataset_group(file: h5py.File) -> h5py.Group | None:
 
 @contextmanager
 def open_ismrmrd(path: Path, group: h5py.Group) -> Iterator[IsmrmrdScan]:
-    """Describe an open ISMRMRD file; a 3-D encoded one is transformed along its partitions.
+    """Describe an open ISMRMRD file.
 
     Raises
     ------
     ScanFormatError
         Header or acquisitions are missing or malformed.
     ScanDataError
-        Not Cartesian, no imaging lines, no coils, absurd sizes, or partitions undersampled.
+        As `open_lines`.
     """
     header = parse_mrd_header(path, hdf5.text(path, group, "xml", MAX_HEADER_CHARACTERS))
+    with open_lines(path, header, read_heads(path, group)) as scan:
+        yield scan
+
+
+@contextmanager
+def open_lines(path: Path, header: MrdHeader, lines: Lines) -> Iterator[IsmrmrdScan]:
+    """Sort lines into slices; a 3-D encoded scan is transformed along its partitions.
+
+    Raises
+    ------
+    ScanFormatError
+        The header lacks the encoded matrix.
+    ScanDataError
+        Not Cartesian, no imaging lines, no coils, absurd sizes, or partitions undersampled.
+    """
     encoded = _encoded_matrix(path, header)
-    lines = read_heads(path, group)
     notes: list[str] = []
     imaging, separate = _select(lines, header, notes)
     if not imaging.any():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -52,22 +53,19 @@ NOT_IMAGING = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Lines:
-    """The acquisitions of one file: headers in memory, samples on disk.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Lines(ABC):
+    """The acquisitions of one scan: headers in memory, samples on disk.
 
     Parameters
     ----------
     path
         For messages.
-    dataset
-        The compound data set.
     heads
         `(n,)` structured, one header for each acquisition.
     """
 
     path: Path
-    dataset: h5py.Dataset
     heads: NDArray[Any]
 
     def flagged(self, *flags: Flag) -> NDArray[np.bool_]:
@@ -85,9 +83,7 @@ class Lines:
         """
         for start in range(0, len(indices), _BATCH):
             batch = indices[start : start + _BATCH]
-            with hdf5.reading(self.path, "the acquisitions"):
-                values = self.dataset.fields("data")[batch]
-            for index, value in zip(batch, values, strict=True):
+            for index, value in zip(batch, self._read(batch), strict=True):
                 head = self.heads[index]
                 n_coils, n_samples = int(head["active_channels"]), int(head["number_of_samples"])
                 if value.size != 2 * n_coils * n_samples:
@@ -97,6 +93,10 @@ class Lines:
                     )
                 line = np.ascontiguousarray(value, np.float32).view(np.complex64)
                 yield head, line.reshape(n_coils, n_samples)
+
+    @abstractmethod
+    def _read(self, indices: NDArray[np.intp]) -> Iterable[NDArray[np.float32]]:
+        """Read the samples of each acquisition, real and imaginary parts in turn."""
 
     def grid(
         self, indices: NDArray[np.intp], shape: tuple[int, int, int], phase_shift: int
@@ -159,7 +159,19 @@ class Lines:
         return first, kept
 
 
-def read_heads(path: Path, group: h5py.Group) -> Lines:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Hdf5Lines(Lines):
+    """Lines in the compound data set `dataset` of an ISMRMRD file."""
+
+    dataset: h5py.Dataset
+
+    def _read(self, indices: NDArray[np.intp]) -> Iterable[NDArray[np.float32]]:
+        with hdf5.reading(self.path, "the acquisitions"):
+            values: Iterable[NDArray[np.float32]] = self.dataset.fields("data")[indices]
+        return values
+
+
+def read_heads(path: Path, group: h5py.Group) -> Hdf5Lines:
     """Read all acquisition headers of an ISMRMRD group at once.
 
     Raises
@@ -181,4 +193,4 @@ def read_heads(path: Path, group: h5py.Group) -> Lines:
     check_count(path, "the number of acquisitions", int(data.shape[0]), MAX_ACQUISITIONS)
     with hdf5.reading(path, "the acquisition headers"):
         heads = data.fields("head")[...]
-    return Lines(path=path, dataset=data, heads=heads)
+    return Hdf5Lines(path=path, dataset=data, heads=heads)

@@ -20,6 +20,8 @@ from ldmpir_edge.serve.courier import Courier, FolderTarget, Target
 from ldmpir_edge.serve.intake import Intake
 from ldmpir_edge.serve.jobs import Job
 from ldmpir_edge.serve.metrics import Metrics
+from ldmpir_edge.serve.mrd.server import MrdServer
+from ldmpir_edge.serve.notices import Notices
 from ldmpir_edge.serve.queue import JobQueue
 from ldmpir_edge.serve.state_folder import StateFolder
 from ldmpir_edge.serve.supervisor import Supervisor
@@ -49,7 +51,7 @@ class Appliance:
 
     Attributes
     ----------
-    folder, queue, metrics, intake, supervisor
+    folder, queue, metrics, notices, intake, supervisor
         Its parts.
 
     Raises
@@ -78,6 +80,7 @@ class Appliance:
             unfinished = self.queue.recover()
             self.folder.sweep(self.queue.known(), unfinished)
             self.metrics = Metrics()
+            self.notices = Notices()
             self.intake = Intake(self.config, self.folder, self.queue, self.metrics)
             targets = self._targets()
             self.supervisor = Supervisor(
@@ -151,6 +154,8 @@ class Appliance:
             watcher = Watcher(self.config.watch, self.intake, self.queue)
             stack.callback(watcher.stop)
             watcher.start()
+        if self.config.mrd is not None:
+            self._open("mrd", MrdServer(self, self.config.mrd), stack)
         if self.config.http is not None:
             from ldmpir_edge.serve.web.server import HttpServer
 
@@ -159,6 +164,8 @@ class Appliance:
     def _open(self, name: Source, door: ListeningDoor, stack: ExitStack) -> None:
         self._listening[name] = door
         stack.callback(door.stop)
+        # Before: nobody behind the door may wait for a job that nobody will do.
+        stack.callback(self.notices.close)
         door.start()
 
     def _remove(self, job_id: str) -> None:
@@ -183,5 +190,6 @@ class Appliance:
         return list(dict.fromkeys(wanted))
 
     def _on_finish(self, job: Job) -> None:
+        self.notices.tell(job.id)
         for courier in self.couriers.values():
             courier.wake()

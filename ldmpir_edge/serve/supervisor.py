@@ -225,6 +225,7 @@ class Supervisor:
             attempt=str(attempt),
             remaining_s=None if job.due is None else job.due - self._clock(),
             classical=classical,
+            reply=job.source == "mrd",
         )
 
     def _await(self, worker: WorkerProcess, order: Order) -> Outcome:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ldmpir_edge.atomic import flush_folder, make_folder
+from ldmpir_edge.atomic import flush_folder, make_folder, output_errors
 from ldmpir_edge.errors import (
     BackendError,
     BundleError,
@@ -29,12 +29,14 @@ from ldmpir_edge.reconstruct import Reconstructor
 from ldmpir_edge.reconstruct.slices import least_grid, resolve_task
 from ldmpir_edge.scans.detect import open_scan
 from ldmpir_edge.scans.display import display_window
+from ldmpir_edge.scans.ismrmrd_file import IsmrmrdScan
 from ldmpir_edge.scans.model import KspaceScan, Scan, SinogramScan
-from ldmpir_edge.scans.reconstruction import ReconstructedSlice
+from ldmpir_edge.scans.reconstruction import ReconstructedSlice, VolumeHeader
 from ldmpir_edge.scans.write import Outputs, open_outputs
 from ldmpir_edge.serve.bundles import variants
 from ldmpir_edge.serve.config import Route
 from ldmpir_edge.serve.engines import Engines
+from ldmpir_edge.serve.mrd.reply import write_reply
 from ldmpir_edge.serve.schedule import (
     Cost,
     Deadline,
@@ -52,6 +54,9 @@ RESULT = "result"
 
 THUMBNAIL = "thumbnail.png"
 """The middle slice, beside the result, for the status page."""
+
+REPLY = "reply.mrd"
+"""MRD image messages, beside the result, for the client that sent the scan."""
 
 _THUMBNAIL_SIDE = 128
 _NO_ENGINE = (BackendError, BundleError, MissingExtraError)
@@ -72,6 +77,8 @@ class Order:
         Time until the image must be out; None without a deadline.
     classical
         Why the engine must not have it, or None.
+    reply
+        Whether the client waits for MRD images.
     """
 
     job_id: str
@@ -80,6 +87,7 @@ class Order:
     attempt: str
     remaining_s: float | None = None
     classical: str | None = None
+    reply: bool = False
 
 
 @dataclass(frozen=True)
@@ -199,9 +207,11 @@ class _Attempt:
         with (
             closing(reconstructor.stream(scan, task=task, withhold=withhold)) as slices,
             open_outputs(header, result, self._route.formats) as outputs,
+            self._reply(scan, header) as reply,
         ):
             for piece in slices:
                 outputs.add(piece)
+                reply(piece)
                 self._take(piece)
                 if piece.index == scan.n_slices // 2:
                     _write_thumbnail(piece.image, header.info.modality, result.parent / THUMBNAIL)
@@ -213,6 +223,19 @@ class _Attempt:
         if (cost := self._cost(reconstructor, outputs)) is not None:
             self._latencies.record(digest, variant, size, cost)
         return self._outcome(scan, size, variant, reconstructor, outputs)
+
+    @contextmanager
+    def _reply(
+        self, scan: Scan, header: VolumeHeader
+    ) -> Iterator[Callable[[ReconstructedSlice], None]]:
+        """Give what takes a slice for the client's reply; nothing where none is wanted."""
+        if not self._order.reply or not isinstance(scan, IsmrmrdScan):
+            yield lambda piece: None
+            return
+        path = Path(self._order.attempt) / REPLY
+        with output_errors(path), closing(write_reply(scan, header, path)) as sink:
+            next(sink)
+            yield sink.send
 
     def _deadline(self, scan: Scan, expected: Cost | None) -> Deadline | None:
         remaining_s = self._remaining()

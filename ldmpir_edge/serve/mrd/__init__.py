@@ -1,0 +1,1 @@
+"""The MRD door: acquisitions in, images back on the same connection."""

@@ -148,13 +148,13 @@ def _print_manifest(opened: Bundle) -> None:
         )
     print_table(
         "Variants, each beside PyTorch fp32",
-        ("family", "steps", "precision", "task", "backend", "ΔPSNR mean", "worst", "largest"),
+        ("family", "steps", "precision", "case", "backend", "ΔPSNR mean", "worst", "largest"),
         [
             (
                 variant.family,
                 str(variant.n_steps),
                 variant.precision,
-                result.task,
+                result.case or result.task,
                 result.backend,
                 f"{result.psnr_delta_mean_db:+.4f} dB",
                 f"{result.psnr_delta_worst_db:+.4f} dB",

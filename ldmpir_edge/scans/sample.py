@@ -97,12 +97,13 @@ def _simulate_mri(
     rng: np.random.Generator,
     *,
     readout_is_x: bool,
-    matrix: int = _MATRIX,
+    matrix: int | None = None,
     n_coils: int = _N_COILS,
     heights: Sequence[float] = _HEIGHTS,
 ) -> tuple[NDArray[np.complex64], NDArray[np.float32], NDArray[np.bool_]]:
     """Simulate k-space without noise: samples, root-sum-of-squares reference and mask."""
     head_state = int(rng.integers(2**32))
+    matrix = matrix or _MATRIX
     # Both axes twice as fine, and readout twice as long: the scanner's oversampling.
     fine = (4 * matrix, 2 * matrix)
     maps = simulate_coil_maps(fine, n_coils, rng)

@@ -251,8 +251,8 @@ def test_a_wrong_option_is_one_line(scans, tmp_path, options, words):
 
 def test_a_variant_that_the_bundle_lacks(scans, tmp_path):
     path, _ = scans["mri"]
-    for options in (("--steps", "3"), ("--precision", "int8")):
-        ldmpir_edge("run", path, "-o", tmp_path, *options).assert_refused(20, "it holds")
+    refused = ldmpir_edge("run", path, "-o", tmp_path, "--steps", "3", "--precision", "int8")
+    refused.assert_refused(20, "it holds", "4 steps int8")
     ldmpir_edge("run", path, "--bundle", "resnet").assert_refused(20, "resnet")
 
 

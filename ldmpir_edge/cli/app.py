@@ -8,10 +8,12 @@ import typer
 
 from ldmpir_edge.cli import (
     bench,
+    compare,
     doctor,
     export,
     inspect,
     models,
+    report,
     run,
     sample,
     serve,
@@ -32,12 +34,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run", rich_help_panel="Reconstruct")(run.run)
+app.command("report", rich_help_panel="Reconstruct")(report.report)
 app.command("sample", rich_help_panel="Reconstruct")(sample.sample)
 app.command("serve", rich_help_panel="Reconstruct")(serve.serve)
 app.command("models", rich_help_panel="Look")(models.models)
 app.command("inspect", rich_help_panel="Look")(inspect.inspect)
 app.command("doctor", rich_help_panel="Look")(doctor.doctor)
 app.command("verify", rich_help_panel="Look")(verify.verify)
+app.command("compare", rich_help_panel="Look")(compare.compare)
 app.command("bench", rich_help_panel="Look")(bench.bench)
 app.command("train", rich_help_panel="Make")(train.train)
 app.command("export", rich_help_panel="Make")(export.export)

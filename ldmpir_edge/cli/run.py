@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +17,8 @@ from ldmpir_edge.errors import UsageError
 if TYPE_CHECKING:
     from ldmpir_edge.physics.problem import Task
     from ldmpir_edge.reconstruct import Reconstructor
+    from ldmpir_edge.reconstruct.scan_report import ScanReport
+    from ldmpir_edge.scans.model import Scan
     from ldmpir_edge.scans.reconstruction import VolumeHeader
 
 DEFAULT_FORMAT = "dicom"
@@ -59,6 +61,9 @@ def run(
     formats: Annotated[
         str, typer.Option("--format", help="dicom, h5, nii, npy, png; separated by commas.")
     ] = DEFAULT_FORMAT,
+    with_page: Annotated[
+        bool, typer.Option("--report", help="Also write NAME-report.html, to be looked at.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Report as one JSON object.")] = False,
 ) -> None:
     """Reconstruct MRI from k-space and CT from sinograms; denoise, inpaint or enlarge images.
@@ -67,6 +72,10 @@ def run(
     """
     from ldmpir_edge.reconstruct import load
 
+    if with_page:
+        from ldmpir_edge.report.html import require_templates
+
+        require_templates()
     wanted = [name.strip() for name in formats.split(",") if name.strip()]
     reconstructor = load(
         bundle,
@@ -85,8 +94,8 @@ def run(
     }
     if not reconstructor.bundle.manifest.verified:
         print_note("this bundle was exported with --no-gate: nobody checked its image")
-    for group in _group(scans):
-        _run_one(reconstructor, group, output, wanted, task, seed, report)
+    for group in group_scans(scans):
+        _run_one(reconstructor, group, output, wanted, task, seed, report, with_page=with_page)
     report["backend"] = reconstructor.backend
     reason = reconstructor.reason
     reconstructor.close()
@@ -109,6 +118,8 @@ def _run_one(
     task: ImageTask | None,
     seed: int | None,
     report: dict[str, Any],
+    *,
+    with_page: bool,
 ) -> None:
     from ldmpir_edge.scans.detect import open_scan
     from ldmpir_edge.scans.write import open_outputs
@@ -117,27 +128,35 @@ def _run_one(
     wanted: Task | None = task.value if task else None
     notes: dict[str, None] = {}
     fallbacks: list[str] = []
-    with (
-        open_scan(group if len(group) > 1 else group[0]) as scan,
-        closing(reconstructor.stream(scan, task=wanted, seed=seed)) as slices,
-        open_outputs(reconstructor.header(scan, task=wanted), output, formats) as outputs,
-        progress_bar(f"reconstructing {group[0].name}") as progress,
-    ):
-        notes.update(dict.fromkeys(outputs.header.notes))
-        for piece in slices:
-            outputs.add(piece)
-            report["checks"].append({"scan": str(group[0]), "slice": piece.index, **piece.checks})
-            notes.update(dict.fromkeys(piece.notes))
-            if piece.fallback:
-                fallbacks.append(
-                    f"{group[0]}, slice {piece.index}: the classical image is delivered, since "
-                    f"{piece.fallback}"
-                )
-            progress.update(progress.task_ids[0], completed=piece.index + 1, total=scan.n_slices)
-    header, paths = outputs.header, outputs.paths
+    with open_scan(group if len(group) > 1 else group[0]) as scan:
+        header = reconstructor.header(scan, task=wanted)
+        seen = _open_report(scan, header) if with_page else None
+        observe = seen.observe if seen else None
+        with (
+            closing(reconstructor.stream(scan, task=wanted, seed=seed, observe=observe)) as slices,
+            open_outputs(header, output, formats) as outputs,
+            progress_bar(f"reconstructing {group[0].name}") as progress,
+        ):
+            notes.update(dict.fromkeys(outputs.header.notes))
+            for piece in slices:
+                outputs.add(piece)
+                checks = {"scan": str(group[0]), "slice": piece.index, **piece.checks}
+                report["checks"].append(checks)
+                notes.update(dict.fromkeys(piece.notes))
+                if piece.fallback:
+                    fallbacks.append(
+                        f"{group[0]}, slice {piece.index}: the classical image is delivered, since "
+                        f"{piece.fallback}"
+                    )
+                bar = progress.task_ids[0]
+                progress.update(bar, completed=piece.index + 1, total=scan.n_slices)
+    paths = outputs.paths
     writing = time.perf_counter()
     if "png" in formats:
         paths = [*paths, _write_comparison(reconstructor, header, output)]
+    if seen is not None:
+        so_far = {"write": outputs.seconds, "wall": writing - started}
+        paths = [*paths, _write_report(seen, reconstructor, header, output, so_far)]
     finished = time.perf_counter()
     seconds = {
         **reconstructor.seconds,
@@ -150,6 +169,26 @@ def _run_one(
     report["notes"] += [note for note in notes if note not in report["notes"]]
     for text in fallbacks:
         print_note(text)
+
+
+def _open_report(scan: Scan, header: VolumeHeader) -> ScanReport:
+    from ldmpir_edge.reconstruct.scan_report import ScanReport, spread_slices
+
+    return ScanReport(scan, header, spread_slices(header.shape))
+
+
+def _write_report(
+    seen: ScanReport,
+    reconstructor: Reconstructor,
+    header: VolumeHeader,
+    output: Path,
+    spent: Mapping[str, float],
+) -> Path:
+    from ldmpir_edge.report.html import write_page
+
+    path = output / f"{header.stem}-report.html"
+    write_page(path, seen.page(reconstructor, {**reconstructor.seconds, **spent}))
+    return path
 
 
 def _write_comparison(reconstructor: Reconstructor, header: VolumeHeader, output: Path) -> Path:
@@ -174,7 +213,7 @@ def _write_comparison(reconstructor: Reconstructor, header: VolumeHeader, output
     return path
 
 
-def _group(scans: Sequence[Path]) -> list[list[Path]]:
+def group_scans(scans: Sequence[Path]) -> list[list[Path]]:
     """Take DICOM files as one series, and everything else as a scan of its own."""
     from ldmpir_edge.scans.dicom_in import is_dicom
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from ldmpir_edge.reconstruct.reconstructor import Comparison, Reconstructor, load
+from ldmpir_edge.reconstruct.reconstructor import Reconstructor, load
+from ldmpir_edge.reconstruct.slices import Comparison
 
 __all__ = ["Comparison", "Reconstructor", "load"]

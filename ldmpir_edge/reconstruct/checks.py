@@ -61,11 +61,32 @@ def check_slice(problem: Problem, image: NDArray[np.float32] | None) -> dict[str
     return report
 
 
+def choose_image(
+    problem: Problem, image: NDArray[np.float32] | None, failure: str | None
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Give the planes to deliver, the engine's or the classical ones, and the checks.
+
+    `failure` says why the engine gave no image, where it gave none.
+    """
+    checks = check_slice(problem, image)
+    if failure is not None:
+        checks["fallback"] = failure
+    if image is None or checks["fallback"] is not None:
+        return problem.x1, checks
+    return image, checks
+
+
 def data_residual(problem: Problem, image: NDArray[np.float32]) -> float:
     """Return ‖b − AᴴA x‖ / ‖b‖ of `(2, H, W)` engine planes; 0 for an empty measurement."""
-    gram = NORMAL_OPERATORS[problem.family](image[None], batch_of_one(problem.tables))
     size = float(np.linalg.norm(problem.b))
-    return float(np.linalg.norm(problem.b - gram[0])) / size if size else 0.0
+    return float(np.linalg.norm(unexplained(problem, image))) / size if size else 0.0
+
+
+def unexplained(problem: Problem, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return b − AᴴA x, `(2, H, W)`: what of the measurement the engine planes do not explain."""
+    gram = NORMAL_OPERATORS[problem.family](image[None], batch_of_one(problem.tables))
+    left: NDArray[np.float32] = problem.b - gram[0]
+    return left
 
 
 def _noise_share(problem: Problem) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -14,13 +14,13 @@ Finished = TypeVar("Finished")
 
 
 def overlap(
-    n_items: int,
+    items: Sequence[int],
     prepare: Callable[[int], Prepared],
     run: Callable[[int, Prepared], Ran],
     finish: Callable[[int, Prepared, Ran], Finished],
     meanwhile: Callable[[], None],
 ) -> Iterator[Finished]:
-    """Yield `finish(i, p, run(i, p))` with `p = prepare(i)` for i = 0, 1, … in order.
+    """Yield `finish(i, p, run(i, p))` with `p = prepare(i)` for every item i, in order.
 
     `run` is called in the caller's thread; `prepare` and `finish` in one thread beside it, which
     works at most one item ahead and one behind, so that three items are held at a time. While the
@@ -41,15 +41,15 @@ def overlap(
     with threadpool_limits(1, user_api="blas"):
         pool = ThreadPoolExecutor(1, thread_name_prefix="ldmpir-beside-engine")
         try:
-            ahead = pool.submit(prepare, 0)
+            ahead = pool.submit(prepare, items[0])
             meanwhile()
             behind: Future[Finished] | None = None
-            for index in range(n_items):
+            for place, item in enumerate(items, start=1):
                 prepared = ahead.result()
-                if index + 1 < n_items:
-                    ahead = pool.submit(prepare, index + 1)
-                ran = run(index, prepared)
-                done, behind = behind, pool.submit(finish, index, prepared, ran)
+                if place < len(items):
+                    ahead = pool.submit(prepare, items[place])
+                ran = run(item, prepared)
+                done, behind = behind, pool.submit(finish, item, prepared, ran)
                 if done is not None:
                     yield done.result()
             if behind is not None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +19,12 @@ from ldmpir_edge.bundle.schema import Precision
 from ldmpir_edge.errors import BackendError, LdmpirError, UsageError
 from ldmpir_edge.physics.engine_input import engine_arrays
 from ldmpir_edge.physics.problem import Family, Problem, Task
-from ldmpir_edge.reconstruct.checks import check_slice
+from ldmpir_edge.reconstruct.checks import choose_image
 from ldmpir_edge.reconstruct.overlap import overlap
+from ldmpir_edge.reconstruct.samples import deviation
 from ldmpir_edge.reconstruct.slices import (
+    Comparison,
+    FinishedSlice,
     PreparedSlice,
     least_grid,
     likely_family,
@@ -46,25 +48,7 @@ NO_ENGINE = "none"
 """Stands for the engine of a slice that none was asked for."""
 
 Withhold = Callable[[int], str | None]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The middle slice beside what it was made from, for a figure; `(H, W)` on the scan's scale.
-
-    Parameters
-    ----------
-    unreconstructed
-        Zero-filled image, filtered back-projection, or the input image.
-    ours
-        What is delivered.
-    reference
-        The scan's own reference, or None.
-    """
-
-    unreconstructed: NDArray[np.float32] = field(repr=False)
-    ours: NDArray[np.float32] = field(repr=False)
-    reference: NDArray[np.float32] | None = field(repr=False)
+Observe = Callable[[FinishedSlice], None]
 
 
 @dataclass(frozen=True)
@@ -74,6 +58,7 @@ class _Answer:
     planes: NDArray[np.float32] | None = field(repr=False)
     backend: str
     failure: str | None = None
+    deviation: NDArray[np.float32] | None = field(default=None, repr=False)
 
 
 class Reconstructor:
@@ -219,6 +204,9 @@ class Reconstructor:
         task: Task | None = None,
         seed: int | None = None,
         withhold: Withhold | None = None,
+        slices: Sequence[int] | None = None,
+        n_samples: int = 0,
+        observe: Observe | None = None,
     ) -> Generator[ReconstructedSlice, None, None]:
         """Reconstruct an open scan slice by slice, in order; memory does not grow with the slices.
 
@@ -233,6 +221,13 @@ class Reconstructor:
         withhold
             Asked before the engine gets a slice, by its index: a reason, or None. With a reason
             the slice is delivered as the classical image, and says so.
+        slices
+            Which, in this order; None takes all.
+        n_samples
+            Samples of the bridge, with seeds from 0, that are drawn for each slice's `deviation`:
+            none, or at least two.
+        observe
+            Shown each slice before it is yielded, in the thread that prepares and checks.
 
         Yields
         ------
@@ -241,12 +236,20 @@ class Reconstructor:
         Raises
         ------
         UsageError, UnsupportedSizeError
-            At once, as `header`.
+            At once, as `header`; or samples that cannot differ are asked for.
         ScanError, UnsupportedSizeError, BundleError, BackendError
             While iterating, of the slice that is the cause.
         """
         self.header(scan, task=task)
-        return self._slices(scan, resolve_task(scan, task), seed, withhold or _never)
+        if n_samples and (n_samples < 2 or self.n_steps < 2):
+            raise UsageError(
+                f"{n_samples} samples of {self.n_steps} steps have no spread; ask for at least two "
+                "of at least two"
+            )
+        order = range(scan.n_slices) if slices is None else slices
+        return self._slices(
+            scan, order, resolve_task(scan, task), seed, withhold or _never, n_samples, observe
+        )
 
     def engine(self, family: Family) -> SelectedEngine:
         """Give the engine that serves a family of problems, loaded when first asked for.
@@ -264,7 +267,14 @@ class Reconstructor:
         return self._engines[family]
 
     def _slices(
-        self, scan: Scan, task: Task, seed: int | None, withhold: Withhold
+        self,
+        scan: Scan,
+        order: Sequence[int],
+        task: Task,
+        seed: int | None,
+        withhold: Withhold,
+        n_samples: int,
+        observe: Observe | None,
     ) -> Generator[ReconstructedSlice, None, None]:
         self.seconds.clear()
         created = datetime.now(UTC)
@@ -278,26 +288,33 @@ class Reconstructor:
         def run(index: int, prepared: PreparedSlice) -> _Answer:
             if (reason := withhold(index)) is not None:
                 return _Answer(None, NO_ENGINE, reason)
-            return self._run(prepared.problem, seed, index)
+            answer = self._run(prepared.problem, seed, index)
+            if n_samples and answer.planes is not None:
+                return replace(answer, deviation=self._deviation(prepared, index, n_samples))
+            return answer
 
         def finish(index: int, prepared: PreparedSlice, answer: _Answer) -> ReconstructedSlice:
             with self._timed("check"):
-                planes, checks = _choose_image(prepared.problem, answer)
+                planes, checks = choose_image(prepared.problem, answer.planes, answer.failure)
                 image = prepared.to_scan(planes)
             if index == scan.n_slices // 2:
                 self.comparison = Comparison(
                     prepared.to_scan(prepared.unreconstructed), image, scan.reference(index)
                 )
             made = self._provenance(scan, task, seed, created, answer.backend)
-            return ReconstructedSlice(index, image, made, checks, self._notes(prepared))
+            piece = ReconstructedSlice(index, image, made, checks, self._notes(prepared))
+            if observe is not None:
+                with self._timed("report"):
+                    observe(FinishedSlice(prepared, planes, piece, answer.deviation))
+            return piece
 
         def warm_up() -> None:
             # Only a guess, to save time: what cannot be loaded is said when it is needed.
-            if withhold(0) is None:
+            if withhold(order[0]) is None:
                 with suppress(LdmpirError), self._timed("load"):
                     self.engine(likely_family(scan, task))
 
-        yield from overlap(scan.n_slices, prepare, run, finish, warm_up)
+        yield from overlap(order, prepare, run, finish, warm_up)
 
     def _run(self, problem: Problem, seed: int | None, index: int) -> _Answer:
         with self._timed("load"):
@@ -308,6 +325,16 @@ class Reconstructor:
             except BackendError as err:
                 return _Answer(None, engine.backend, str(err))
         return _Answer(planes, engine.backend)
+
+    def _deviation(
+        self, prepared: PreparedSlice, index: int, n_samples: int
+    ) -> NDArray[np.float32]:
+        engine, problem = self.engine(prepared.problem.family), prepared.problem
+        with self._timed("samples"):
+            return deviation(
+                prepared.to_scan(engine.run(self._inputs(problem, seed, index))["image"][0])
+                for seed in range(n_samples)
+            )
 
     def _provenance(
         self, scan: Scan, task: Task, seed: int | None, created: datetime, backend: str
@@ -346,35 +373,18 @@ class Reconstructor:
             noise = draws.standard_normal((self.n_steps - 1, *problem.b.shape), np.float32)
         return engine_arrays(problem, self.n_steps, noise)
 
-    def _timed(self, stage: str) -> _Timer:
-        return _Timer(self.seconds, stage)
-
-
-class _Timer:
-    """Add the time of a block to `seconds[stage]`."""
-
-    def __init__(self, seconds: dict[str, float], stage: str) -> None:
-        self._seconds, self._stage = seconds, stage
-
-    def __enter__(self) -> None:
-        self._started = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._seconds[self._stage] += time.perf_counter() - self._started
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        """Add the time of a block to `seconds[stage]`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - started
 
 
 def _never(_: int) -> None:
     """Withhold no slice from the engine."""
-
-
-def _choose_image(problem: Problem, answer: _Answer) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """Give the planes to deliver, the engine's or the classical ones, and the checks."""
-    checks = check_slice(problem, answer.planes)
-    if answer.failure is not None:
-        checks["fallback"] = answer.failure
-    if answer.planes is None or checks["fallback"] is not None:
-        return problem.x1, checks
-    return answer.planes, checks
 
 
 def load(

@@ -95,15 +95,15 @@ class ScanResult:
 
 
 @dataclass(frozen=True)
-class _Run:
+class CombinationRun:
     """What one combination made of the slices.
 
     `planes` are `(2, pixels)` in engine units, slice after slice: their grids may differ. `images`
     are `(slices, H, W)` on the scan's scale.
     """
 
-    planes: NDArray[np.float32]
-    images: NDArray[np.float32]
+    planes: NDArray[np.float32] = field(repr=False)
+    images: NDArray[np.float32] = field(repr=False)
     seconds: list[float]
     residuals: list[float]
     fallbacks: list[str]
@@ -118,20 +118,30 @@ def prepare_slices(bundle: Bundle, scan: Scan) -> SlicesToCompare:
         As the reconstruction of these slices would.
     """
     task = resolve_task(scan, None)
-    limits = bundle.manifest.limits
-    limits.check(*least_grid(scan, task))
+    bundle.manifest.limits.check(*least_grid(scan, task))
     n_taken = min(MAX_SLICES, scan.n_slices)
     first = (scan.n_slices - n_taken) // 2
     indices = tuple(range(first, first + n_taken))
     # One thread, as where slices are reconstructed: with more the last bits differ.
     with threadpool_limits(1, user_api="blas"):
         prepared = tuple(prepare_slice(scan, index, task) for index in indices)
-    for piece in prepared:
-        _, height, width = piece.problem.b.shape
-        limits.check(height, width, piece.n_coils, piece.n_views)
+    check_limits(bundle, prepared)
     found = [image for index in indices if (image := scan.reference(index)) is not None]
     references = np.stack(found) if len(found) == n_taken else None
     return SlicesToCompare(task, scan.info.modality, indices, prepared, references)
+
+
+def check_limits(bundle: Bundle, prepared: Sequence[PreparedSlice]) -> None:
+    """Refuse slices that a bundle does not take.
+
+    Raises
+    ------
+    UnsupportedSizeError
+        One is larger or smaller than the bundle states.
+    """
+    for piece in prepared:
+        _, height, width = piece.problem.b.shape
+        bundle.manifest.limits.check(height, width, piece.n_coils, piece.n_views)
 
 
 def compare_on_scan(
@@ -146,18 +156,29 @@ def compare_on_scan(
     ScanDataError
         A reference image holds no signal, so that nothing can be scored against it.
     """
-    first: _Run | None = None
+    first: CombinationRun | None = None
     for combination in combinations:
         try:
-            run = _run(bundle, slices, combination)
+            run = run_combination(bundle, slices, combination)
         except (BackendError, MissingExtraError) as err:
             yield ScanResult(combination.backend, combination.precision, reason=str(err))
             continue
-        yield _score(combination, slices, run, first)
+        yield score_run(combination, slices, run, first)
         first = first or run
 
 
-def _run(bundle: Bundle, slices: SlicesToCompare, combination: Combination) -> _Run:
+def run_combination(
+    bundle: Bundle, slices: SlicesToCompare, combination: Combination
+) -> CombinationRun:
+    """Run one engine on the slices, with the default number of steps.
+
+    Raises
+    ------
+    BackendError, MissingExtraError
+        The engine cannot be loaded, or fails.
+    BundleError
+        The bundle lacks the variant.
+    """
     n_steps = bundle.manifest.sampler.default_n_steps
     engines: dict[Family, Engine] = {}
     planes, images, seconds, residuals, fallbacks = [], [], [], [], []
@@ -182,12 +203,25 @@ def _run(bundle: Bundle, slices: SlicesToCompare, combination: Combination) -> _
                 )
             planes.append(image.reshape(2, -1))
             images.append(piece.to_scan(image))
-    return _Run(np.concatenate(planes, axis=1), np.stack(images), seconds, residuals, fallbacks)
+    return CombinationRun(
+        np.concatenate(planes, axis=1), np.stack(images), seconds, residuals, fallbacks
+    )
 
 
-def _score(
-    combination: Combination, slices: SlicesToCompare, run: _Run, first: _Run | None
+def score_run(
+    combination: Combination,
+    slices: SlicesToCompare,
+    run: CombinationRun,
+    first: CombinationRun | None,
 ) -> ScanResult:
+    """Hold what a combination made against what the first one made, and against the references.
+
+    Raises
+    ------
+    ScanDataError
+        A reference image holds no signal.
+    """
+
     def against(images: NDArray[np.float32] | None) -> tuple[float | None, float | None]:
         if images is None:
             return None, None

@@ -20,6 +20,7 @@ from ldmpir_edge.physics.padding import padded_size
 from ldmpir_edge.physics.problem import Family, Problem, Task
 from ldmpir_edge.scans.model import ImageScan, KspaceScan, Scan, ScanInfo, SinogramScan
 from ldmpir_edge.scans.prepare_mri import prepare_mri
+from ldmpir_edge.scans.reconstruction import ReconstructedSlice
 
 ENLARGEMENT = 2
 """Super-resolution halves the pixel."""
@@ -43,6 +44,10 @@ class PreparedSlice:
         For the bundle's limits; 1 where there are none.
     notes
         Remarks of the preparation.
+    measured
+        What was measured, to be looked at: 1 where k-space was sampled or a pixel is known, else
+        0, turned as the image is; for CT the line integrals `(views, detectors)`. None where the
+        input is complete.
     """
 
     problem: Problem
@@ -51,6 +56,48 @@ class PreparedSlice:
     n_coils: int = 1
     n_views: int = 1
     notes: tuple[str, ...] = ()
+    measured: NDArray[np.float32] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The middle slice beside what it was made from, for a figure; `(H, W)` on the scan's scale.
+
+    Parameters
+    ----------
+    unreconstructed
+        Zero-filled image, filtered back-projection, or the input image.
+    ours
+        What is delivered.
+    reference
+        The scan's own reference, or None.
+    """
+
+    unreconstructed: NDArray[np.float32] = field(repr=False)
+    ours: NDArray[np.float32] = field(repr=False)
+    reference: NDArray[np.float32] | None = field(repr=False)
+
+
+@dataclass(frozen=True)
+class FinishedSlice:
+    """A slice as it is delivered, with what it was made from, for those who report on it.
+
+    Parameters
+    ----------
+    prepared
+        What the engine was given.
+    planes
+        `(2, H, W)` engine planes of the image that is delivered.
+    piece
+        That image on the scan's scale, with its checks.
+    deviation
+        `(h, w)` standard deviation of the samples on the scan's scale; None where none were drawn.
+    """
+
+    prepared: PreparedSlice
+    planes: NDArray[np.float32] = field(repr=False)
+    piece: ReconstructedSlice
+    deviation: NDArray[np.float32] | None = field(default=None, repr=False)
 
 
 def resolve_task(scan: Scan, task: Task | None) -> Task:
@@ -173,28 +220,42 @@ def _prepare_kspace(scan: KspaceScan, index: int) -> PreparedSlice:
         image = magnitude[view]
         return np.ascontiguousarray(image.T if scan.rows_are_phase else image, np.float32)
 
+    mask = np.broadcast_to(measured.mask, measured.csm.shape[1:])
     return PreparedSlice(
-        problem, to_scan, problem.b, n_coils=len(measured.csm), notes=measured.notes
+        problem,
+        to_scan,
+        problem.b,
+        n_coils=len(measured.csm),
+        notes=measured.notes,
+        measured=mask.T if scan.rows_are_phase else mask,
     )
 
 
 def _prepare_sinogram(scan: SinogramScan, index: int) -> PreparedSlice:
+    sinogram = scan.sinogram(index)
     problem = build_ct_problem(
-        scan.sinogram(index),
+        sinogram,
         scan.geometry,
         scan.recon_matrix,
         scan.pixel_spacing_mm,
         mu_water_per_mm=scan.mu_water_per_mm,
         photons=scan.photons,
     )
-    return PreparedSlice(problem, _real_part(problem), problem.x1, n_views=scan.geometry.n_views)
+    return PreparedSlice(
+        problem,
+        _real_part(problem),
+        problem.x1,
+        n_views=scan.geometry.n_views,
+        measured=sinogram,
+    )
 
 
 def _prepare_image(scan: ImageScan, index: int, task: Task) -> PreparedSlice:
     modality = scan.info.modality
     image = scan.image(index, missing=task == "inpaint")
-    if task == "inpaint":
-        problem = build_inpaint_problem(image, np.isfinite(image), modality)
+    known = np.isfinite(image) if task == "inpaint" else None
+    if known is not None:
+        problem = build_inpaint_problem(image, known, modality)
     elif task == "super-resolve":
         problem = build_superresolution_problem(image, ENLARGEMENT, modality)
     else:
@@ -202,7 +263,8 @@ def _prepare_image(scan: ImageScan, index: int, task: Task) -> PreparedSlice:
     # A magnitude has no negative values, and must not get any.
     is_magnitude = modality == "mr" and not (image < 0).any()
     to_scan = _real_part(problem, lowest=0.0 if is_magnitude else -np.inf)
-    return PreparedSlice(problem, to_scan, problem.x1)
+    measured = None if known is None else known.astype(np.float32)
+    return PreparedSlice(problem, to_scan, problem.x1, measured=measured)
 
 
 def _real_part(problem: Problem, lowest: float = -np.inf) -> ToScan:

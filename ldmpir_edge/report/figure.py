@@ -5,6 +5,7 @@ Matplotlib is driven through `Figure` objects: no pyplot, no global state, no di
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +32,10 @@ PANEL_WIDTH_IN = 2.5
 COLOUR_BAR_IN = 0.80  # width kept for the colour bar and its tick labels
 TITLE_IN, CAPTION_IN = 0.45, 0.60  # heights kept above and below the panels
 GAP_IN = 0.06
+LONGEST_NAME = 24
 
 ERROR_GAINS = (1, 2, 5, 10, 20, 50, 100)
+DIFFERENCE_GAINS = tuple(m * 10**e for e in range(6) for m in (1, 2, 5))
 ERROR_PERCENTILE = 99.5
 """The gain is the largest that still shows this share of the error without saturation."""
 
@@ -82,18 +85,94 @@ def comparison_figure(
     OutputError
         The file cannot be written.
     """
-    shapes = [image.shape for image in (zero_filled, ours, reference) if image is not None]
+    images = [_real(image, modality) for image in _check(zero_filled, ours, reference)]
+    panels = _panels(images[0], images[1], images[2] if len(images) > 2 else None, modality)
+    _save(path, panels, title, modality, with_error=reference is not None)
+
+
+def difference_figure(
+    path: Path,
+    images: tuple[NDArray[Any], NDArray[Any]],
+    names: tuple[str, str],
+    reference: NDArray[Any] | None,
+    title: str,
+    modality: Modality,
+) -> None:
+    """Write a PNG of two reconstructions of a slice and what sets them apart.
+
+    Window, colour bar, units and errors are those of `comparison_figure`; PSNR and SSIM are drawn
+    where there is a reference.
+
+    Parameters
+    ----------
+    path
+        The PNG to create or replace, at 150 dpi.
+    images
+        Two `(H, W)`, in the scan's unit.
+    names
+        Above each.
+    reference
+        `(H, W)`, or None.
+    """
+    first, second = (_real(image, modality) for image in _check(*images, reference)[:2])
+    truth = None if reference is None else _real(reference, modality)
+    window = display_window(first if truth is None else truth, modality)
+    error = np.abs(second - first)
+    gain = error_gain(error, window[1] - window[0], DIFFERENCE_GAINS)
+    panels = [
+        _Panel(
+            _shorten(name),
+            "" if truth is None else _caption(score(image, truth, modality)),
+            image,
+            "gray",
+            window,
+        )
+        for name, image in zip(names, (first, second), strict=True)
+    ]
+    limits = (0.0, (window[1] - window[0]) / gain)
+    panels.append(_Panel(f"Difference ×{gain}", "", error, "inferno", limits))
+    _save(path, panels, title, modality, with_error=True)
+
+
+def error_gain(error: NDArray[np.float64], width: float, gains: Sequence[int] = ERROR_GAINS) -> int:
+    """Choose the largest gain that shows an error on a grey window's width, all but its peaks.
+
+    Parameters
+    ----------
+    error
+        Any shape, not negative, in the scan's unit.
+    width
+        Of the grey window.
+    gains
+        To choose from; the first where none is small enough.
+    """
+    bright = float(np.percentile(error, ERROR_PERCENTILE))
+    return max((g for g in gains if bright * g <= width), default=gains[0])
+
+
+def _check(*given: NDArray[Any] | None) -> list[NDArray[Any]]:
+    """Return the images that there are, if they can be drawn side by side."""
+    images = [image for image in given if image is not None]
+    shapes = [image.shape for image in images]
     if len(set(shapes)) != 1 or len(shapes[0]) != 2:
         raise ShapeError(
             f"the panels need (H, W) images of one shape, got {', '.join(map(str, shapes))}"
         )
-    images = [None if i is None else _real(i, modality) for i in (zero_filled, ours, reference)]
-    if not all(np.isfinite(i).all() for i in images if i is not None):
+    if not all(np.isfinite(image).all() for image in images):
         raise ScanDataError("an image holds NaN or infinite values; it cannot be drawn")
-    panels = _panels(images, modality)
-    figure = _draw(panels, title, "HU" if modality == "ct" else "signal", reference is not None)
+    return images
+
+
+def _save(
+    path: Path, panels: list[_Panel], title: str, modality: Modality, *, with_error: bool
+) -> None:
+    figure = _draw(panels, title, "HU" if modality == "ct" else "signal", with_error)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI, facecolor=BACKGROUND)
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
 
 
 def _real(image: NDArray[Any], modality: Modality) -> NDArray[np.float64]:
@@ -101,10 +180,12 @@ def _real(image: NDArray[Any], modality: Modality) -> NDArray[np.float64]:
     return values.astype(np.float64)
 
 
-def _panels(images: list[NDArray[np.float64] | None], modality: Modality) -> list[_Panel]:
-    baseline, ours, reference = images
-    if baseline is None or ours is None:  # only the reference is optional
-        raise ShapeError("the classical estimate and our image are both needed")
+def _panels(
+    baseline: NDArray[np.float64],
+    ours: NDArray[np.float64],
+    reference: NDArray[np.float64] | None,
+    modality: Modality,
+) -> list[_Panel]:
     window = display_window(ours if reference is None else reference, modality)
     if reference is None:
         return [
@@ -112,7 +193,7 @@ def _panels(images: list[NDArray[np.float64] | None], modality: Modality) -> lis
             _Panel("LDM-PIR", "", ours, "gray", window),
         ]
     error = np.abs(ours - reference)
-    gain = _error_gain(error, window[1] - window[0])
+    gain = error_gain(error, window[1] - window[0])
     return [
         _Panel(
             _BASELINE[modality],
@@ -137,11 +218,6 @@ def _caption(scores: ImageScores) -> str:
     return f"PSNR {scores.psnr:.2f} dB   SSIM {scores.ssim:.3f}"
 
 
-def _error_gain(error: NDArray[np.float64], width: float) -> int:
-    bright = float(np.percentile(error, ERROR_PERCENTILE))
-    return max((g for g in ERROR_GAINS if bright * g <= width), default=ERROR_GAINS[0])
-
-
 def _draw(panels: list[_Panel], title: str, unit: str, with_error: bool) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -154,7 +230,15 @@ def _draw(panels: list[_Panel], title: str, unit: str, with_error: bool) -> Figu
     height = TITLE_IN + height_in + CAPTION_IN
     figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
-    figure.text(GAP_IN / width, 1 - 0.21 / height, title, color=INK, fontsize=12, va="center")
+    figure.text(
+        GAP_IN / width,
+        1 - 0.21 / height,
+        title,
+        color=INK,
+        fontsize=12,
+        va="center",
+        parse_math=False,  # a file's name may hold dollar signs
+    )
     for index, panel in enumerate(panels):
         left = GAP_IN + index * (PANEL_WIDTH_IN + GAP_IN)
         box = (
@@ -192,6 +276,7 @@ def _draw_panel(axes: Axes, panel: _Panel) -> AxesImage:
         fontsize=11,
         weight="bold",
         color=INK,
+        parse_math=False,
     )
     axes.annotate(
         panel.caption,

@@ -141,7 +141,7 @@ def open_outputs(header: VolumeHeader, folder: Path, formats: Sequence[str]) -> 
         raise UsageError(f"unknown output format {given}; choose of {', '.join(FORMATS)}")
     paths = [folder / f"{header.stem}{_SUFFIXES[name]}" for name in wanted]
     for path in paths:
-        _refuse_input(path, header.input_files)
+        refuse_input(path, header.input_files)
     with ExitStack() as stack:
         stack.enter_context(_made_folder(folder))
         sinks = []
@@ -186,7 +186,14 @@ def _made_folder(folder: Path) -> Iterator[None]:
         raise
 
 
-def _refuse_input(target: Path, input_files: Sequence[Path]) -> None:
+def refuse_input(target: Path, input_files: Sequence[Path]) -> None:
+    """Refuse to write where the scan lies.
+
+    Raises
+    ------
+    OutputError
+        `target` is one of the scan's files, or a folder around one.
+    """
     with output_errors(target):
         place = target.resolve()
         for path in input_files:

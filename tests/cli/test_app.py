@@ -19,11 +19,13 @@ def test_without_arguments_the_program_explains_itself():
     assert finished.err == ""
     for command in (
         "run",
+        "report",
         "sample",
         "models",
         "inspect",
         "doctor",
         "verify",
+        "compare",
         "bench",
         "train",
         "export",

@@ -21,8 +21,8 @@ HEAVY = {
 }
 
 COMMANDS = (
-    *("run", "sample", "serve", "models", "inspect", "doctor"),
-    *("verify", "bench", "train", "export", "compile"),
+    *("run", "report", "sample", "serve", "models", "inspect", "doctor"),
+    *("verify", "compare", "bench", "train", "export", "compile"),
 )
 
 PROBE = """

@@ -14,7 +14,7 @@ from ldmpir_edge.reconstruct.overlap import overlap
 
 
 def as_pairs(n_items, *, prepare=lambda i: ("p", i), run=lambda i, p: ("r", i), finish=None):
-    return overlap(n_items, prepare, run, finish or (lambda i, p, r: (i, p, r)), nothing)
+    return overlap(range(n_items), prepare, run, finish or (lambda i, p, r: (i, p, r)), nothing)
 
 
 def nothing() -> None:
@@ -38,7 +38,7 @@ def test_preparing_running_and_finishing_overlap():
         time.sleep(pause)
 
     started = time.perf_counter()
-    list(overlap(n_items, slow, slow, lambda i, p, r: None, nothing))
+    list(overlap(range(n_items), slow, slow, lambda i, p, r: None, nothing))
     # One after the other takes 16 pauses; overlapped 9.
     assert time.perf_counter() - started < 12.5 * pause
 
@@ -55,7 +55,10 @@ def test_the_wait_for_the_first_item_is_used():
         assert preparing.wait(5)
         met.append("meanwhile")
 
-    list(overlap(2, prepare, lambda i, p: met.append("ran"), lambda i, p, r: None, meanwhile))
+    def run(i, p):
+        met.append("ran")
+
+    list(overlap(range(2), prepare, run, lambda i, p, r: None, meanwhile))
     assert met[:3] == ["meanwhile", "prepared", "ran"]
 
 
@@ -65,7 +68,7 @@ def test_the_engine_stays_in_the_caller_s_thread_and_the_rest_in_one_other():
     def note(stage):
         return lambda *_: seen[stage].add(threading.get_ident())
 
-    list(overlap(5, note("prepare"), note("run"), note("finish"), nothing))
+    list(overlap(range(5), note("prepare"), note("run"), note("finish"), nothing))
     assert seen["run"] == {threading.get_ident()}
     assert len(seen["prepare"] | seen["finish"]) == 1
     assert seen["prepare"] != seen["run"]
@@ -81,7 +84,7 @@ def test_no_more_than_three_items_are_held():
     def finish(*_):
         finished[0] += 1
 
-    for _ in overlap(20, prepare, lambda i, p: time.sleep(0.002), finish, nothing):
+    for _ in overlap(range(20), prepare, lambda i, p: time.sleep(0.002), finish, nothing):
         time.sleep(0.005)  # a slow consumer holds the others back
     assert most[0] <= 3
 
@@ -126,6 +129,6 @@ def test_matrix_products_are_kept_to_one_thread_meanwhile():
 
     with threadpool_limits(2, user_api="blas"):
         before = widths()
-        stages = list(overlap(2, widths, widths, lambda i, p, r: p | r, nothing))
+        stages = list(overlap(range(2), widths, widths, lambda i, p, r: p | r, nothing))
         assert stages == [{1}, {1}]
         assert widths() == before == {2}

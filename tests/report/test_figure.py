@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ldmpir_edge.errors import OutputError, ScanDataError, ShapeError
-from ldmpir_edge.report.figure import comparison_figure
+from ldmpir_edge.report.figure import comparison_figure, difference_figure
 
 
 def _names(folder: Path) -> list[str]:
@@ -81,6 +81,35 @@ def test_bad_panels_are_refused(tmp_path):
     with pytest.raises(OutputError, match="folder does not exist"):
         comparison_figure(tmp_path / "none" / "a.png", good, good, None, "t", "mr")
     assert _names(tmp_path) == []
+
+
+def test_two_images_and_what_sets_them_apart(tmp_path):
+    reference = np.full((64, 64), 100.0)
+    second = reference * 0.5
+    second[16:48, 16:48] += 0.01
+    path = tmp_path / "a.png"
+    names = ("one", "an-engine-with-a-name-that-is-too-long@fp16")
+    difference_figure(path, (reference * 0.5, second), names, reference, "t", "mr")
+    rgb = _rgb(path)
+    assert rgb.shape[1] == pytest.approx(150 * (3 * 2.56 + 0.06 + 0.80), abs=2)
+    first, other, apart = _panel_centres(rgb, 3)
+    np.testing.assert_allclose(first, 0.5 * 255, atol=2)
+    np.testing.assert_allclose(other, 0.5 * 255, atol=2)
+    # A ten-thousandth of the window is a bright difference.
+    assert apart.sum() > 300
+    difference_figure(path, (second, second), names, None, "t", "mr")
+    assert _panel_centres(_rgb(path), 3)[2].sum() < 20
+    with pytest.raises(ShapeError, match=r"\(64, 64\).*\(8, 8\)"):
+        difference_figure(path, (second, np.ones((8, 8))), names, None, "t", "mr")
+
+
+def test_no_name_is_a_formula(tmp_path):
+    image = np.ones((8, 8))
+    # Half a formula: matplotlib refuses it where dollar signs mean one.
+    comparison_figure(tmp_path / "a.png", image, image, None, r"$\frac{$.h5", "mr")
+    names = (r"$\bad$", r"$\frac{$")
+    difference_figure(tmp_path / "b.png", (image, image), names, None, r"$\bad$", "mr")
+    assert _names(tmp_path) == ["a.png", "b.png"]
 
 
 def test_no_display_and_no_pyplot_are_touched(tmp_path):

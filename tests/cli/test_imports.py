@@ -17,7 +17,7 @@ import pytest
 HEAVY = {
     *("numpy", "scipy", "cryptography", "array_api_compat"),
     *("h5py", "pydicom", "PIL", "ismrmrd", "nibabel", "skimage", "matplotlib"),
-    *("torch", "onnx", "onnxruntime", "openvino"),
+    *("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"),
 }
 
 COMMANDS = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from ldmpir_edge.export.engines import load_compiler
 from ldmpir_edge.export.precision import to_half
 from ldmpir_edge.export.targets import EngineTarget, Target, list_targets, read_target
 from ldmpir_edge.export.tensors import OUTPUTS, family_inputs
+from ldmpir_edge.export.trace import trace
 from ldmpir_edge.models.engine import engine_inputs
+from ldmpir_edge.models.weights import load_weights
 from ldmpir_edge.physics.problem import FAMILIES, Family
 from ldmpir_edge.runtimes.tensorrt.compile import build_engine, engine_validity
 from ldmpir_edge.runtimes.tensorrt.install import engine_platform
@@ -57,8 +60,10 @@ ON_DEVICE = TARGET.model_copy(
 
 
 @pytest.fixture(scope="module")
-def export(folder: Path, traced: Any) -> Any:
-    """Export one family of the tiny model, in this process."""
+def export(folder: Path) -> Any:
+    """Export one family of the tiny model, traced once and in this process."""
+    model = load_weights(folder / "weights.safetensors")
+    traced = cache(lambda family, n_steps: trace(model, tiny_problem(family), n_steps))
 
     def trace_here(model: Any, problems: Any, n_steps: Any) -> Any:
         return ((family, n, traced(family, n)) for family in problems for n in n_steps)

@@ -7,7 +7,10 @@ import subprocess
 import sys
 
 APPLIANCE = ("bundle", "runtimes", "scans", "report", "cli")
-HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "matplotlib", "pydicom")
+HEAVY = (
+    *("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda"),
+    *("matplotlib", "pydicom"),
+)
 
 PROBE = """
 import importlib, json, pkgutil, sys

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from ldmpir_edge.bundle.schema import Precision
 
 REFERENCE_QUALITY_DB = 30.0
-"""PSNR of a golden slice against its true image: those of pydicom's test images have 16 to 36 dB, at
-their small size. A difference counts for more where the reference is better."""
+"""PSNR of a golden slice against its true image: those of pydicom's test images have 16 to 36 dB,
+at their small size. A difference counts for more where the reference is better."""
 
 
 @dataclass(frozen=True)

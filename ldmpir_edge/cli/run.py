@@ -48,7 +48,8 @@ def run(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the outputs.")] = HERE,
     bundle: Annotated[str, typer.Option(help="Installed bundle, or a .ldmpir file.")] = "ldmpir-2m",
     backend: Annotated[
-        str | None, typer.Option(help="openvino, onnxruntime or torch; else the best here.")
+        str | None,
+        typer.Option(help="openvino, onnxruntime:cuda, …, of those doctor lists; else the best."),
     ] = None,
     precision: Annotated[PrecisionName | None, typer.Option(help="Of those in the bundle.")] = None,
     steps: Annotated[

@@ -96,8 +96,7 @@ class Reconstructor:
     ) -> None:
         self.bundle = bundle
         manifest = bundle.manifest
-        held = [spec.name for spec in manifest.precisions]
-        self.precision: Precision = precision or ("fp32" if "fp32" in held else held[0])
+        self.precision: Precision = precision or manifest.default_precision
         self.n_steps = n_steps or manifest.sampler.default_n_steps
         manifest.variant(manifest.families[0].name, self.n_steps, self.precision)
         if backend is not None:

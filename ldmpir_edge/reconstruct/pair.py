@@ -55,7 +55,7 @@ class Pair:
 def find_contender(text: str) -> Contender:
     """Find what `BUNDLE`, `BUNDLE@PRECISION`, `BUNDLE@BACKEND` or both in either order name.
 
-    What is not said is chosen: fp32 or the bundle's first precision, and the preferred engine.
+    What is not said is chosen: the bundle's default precision, and the preferred engine.
 
     Raises
     ------
@@ -84,10 +84,11 @@ def find_contender(text: str) -> Contender:
             )
         place = before
     bundle = open_bundle(place)
+    chosen = precisions or [bundle.manifest.default_precision]
     return Contender(
         text.replace(place, Path(place).name, 1),
         bundle,
-        list_combinations(bundle, backends, precisions)[0],
+        list_combinations(bundle, backends, chosen)[0],
     )
 
 

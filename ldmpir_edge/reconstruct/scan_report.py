@@ -28,7 +28,7 @@ from ldmpir_edge.scans.reconstruction import Provenance, VolumeHeader
 from ldmpir_edge.scans.writers.window import WindowSample
 
 MAX_PIXELS = 2**21
-"""Pixels of one kind of image that a page holds, of all slices: with all kinds some 25 MB."""
+"""Pixels of one kind of image that a page holds, of all slices: with all kinds 25 to 35 MB."""
 
 HEADINGS: dict[Task, str] = {
     "mri": "Zero-filled",

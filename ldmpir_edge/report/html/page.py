@@ -23,7 +23,7 @@ from ldmpir_edge.report.html.pixels import Pixels
 if TYPE_CHECKING:
     from jinja2 import Template
 
-MOST_COLUMNS = 5
+FEWEST_COLUMNS, MOST_COLUMNS = 3, 5
 
 SCRIPTS = ("pictures.js", "panels.js", "viewer.js")
 
@@ -177,7 +177,7 @@ def write_page(path: Path, page: Page) -> None:
     parts = _template().generate(
         page=page,
         groups=groups,
-        n_columns=min(MOST_COLUMNS, max(len(panels) for _, panels in groups)),
+        n_columns=min(MOST_COLUMNS, max(FEWEST_COLUMNS, *(len(found) for _, found in groups))),
         data=_data(page),
         style=style,
         script=script,

@@ -265,6 +265,33 @@ def test_images_zoom_and_move_together(shown):
     assert value(shown, "zoom") == 1
 
 
+def test_the_value_under_the_mouse_is_shown_and_moves_nothing(shown):
+    go_to_first(shown)
+    left, top, width, height = place = box(shown, "ours")
+    shown.hover(left + 3.5 / SIZE * width, top + 4.5 / SIZE * height)
+    assert text(shown, '.panel[data-key="ours"] .value') == "0.637"
+    assert text(shown, '.panel[data-key="reference"] .value') == "0.387"
+    assert text(shown, '.panel[data-key="error"] .value') == "0.25"
+    assert text(shown, '.panel[data-key="measured"] .value') == ""
+    assert box(shown, "ours") == place
+    shown.hover(5, 5)
+    assert text(shown, '.panel[data-key="ours"] .value') == ""
+
+
+def test_two_fingers_zoom_and_one_moves_what_is_enlarged(browser, page):
+    browser.open(page, 390)
+    browser.send("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
+    left, top, width, height = box(browser, "ours")
+    x, y = left + width / 2, top + height / 2
+    browser.touch(*[[(x - apart, y), (x + apart, y)] for apart in range(10, 35, 5)])
+    assert value(browser, "zoom") == pytest.approx(3)
+    assert browser.evaluate("[view.x, view.y]") == pytest.approx([0.5, 0.5], abs=0.01)
+    browser.touch([(x, y)], [(x - width / 10, y)], [(x - width / 5, y)])
+    assert browser.evaluate("[view.x, view.y]") == pytest.approx([0.5 + 0.2 / 3, 0.5], abs=0.01)
+    assert (value(browser, "level"), value(browser, "width")) == (0.5, 1.0)
+    browser.send("Emulation.setTouchEmulationEnabled", enabled=False)
+
+
 def test_flicker_shows_two_images_in_turn_at_one_place(shown):
     go_to_first(shown)
     everything = visible(shown)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -139,6 +140,20 @@ class Chromium:
         ):
             place = {"type": kind, "x": x, "y": y, "buttons": buttons, "clickCount": 1}
             self.send("Input.dispatchMouseEvent", **place, **common)
+
+    def hover(self, x: float, y: float) -> None:
+        """Move the mouse there."""
+        self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def touch(self, *moments: Sequence[tuple[float, float]]) -> None:
+        """Touch with as many fingers as places are given, and move them from moment to moment."""
+        for kind, places in zip(
+            ("touchStart", *["touchMove"] * (len(moments) - 1), "touchEnd"),
+            (*moments, ()),
+            strict=True,
+        ):
+            points = [{"x": x, "y": y, "id": finger} for finger, (x, y) in enumerate(places)]
+            self.send("Input.dispatchTouchEvent", type=kind, touchPoints=points)
 
     def screenshot(self, path: Path) -> None:
         """Write what is seen as a PNG."""

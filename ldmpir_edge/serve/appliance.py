@@ -156,6 +156,10 @@ class Appliance:
             watcher.start()
         if self.config.mrd is not None:
             self._open("mrd", MrdServer(self, self.config.mrd), stack)
+        if self.config.dicom is not None:
+            from ldmpir_edge.serve.dicom.receiver import DicomServer
+
+            self._open("dicom", DicomServer(self, self.config.dicom), stack)
         if self.config.http is not None:
             from ldmpir_edge.serve.web.server import HttpServer
 
@@ -174,7 +178,14 @@ class Appliance:
         self.queue.forget([job_id])
 
     def _targets(self) -> dict[str, Target]:
-        return {OUT: FolderTarget(self.config.out)} if self.config.out is not None else {}
+        targets: dict[str, Target] = {}
+        if self.config.out is not None:
+            targets[OUT] = FolderTarget(self.config.out)
+        if self.config.pacs:
+            from ldmpir_edge.serve.dicom.pacs import PacsTarget
+
+            targets |= {name: PacsTarget(name, pacs) for name, pacs in self.config.pacs.items()}
+        return targets
 
     def _families(self) -> Sequence[Family]:
         """Name the engines that the open doors can ask for, for their golden pairs."""

@@ -40,6 +40,9 @@ class Target(Protocol):
             It has none of them.
         """
 
+    def cancel(self) -> None:
+        """End a delivery that is under way in another thread, if it may take long."""
+
 
 class FolderTarget:
     """The output folder: a result is the folder `STEM-ID` in it, complete or absent."""
@@ -68,6 +71,9 @@ class FolderTarget:
         with atomic_folder(self._folder / f"{job.stem}-{job.id[:12]}") as place:
             shutil.copytree(result, place, dirs_exist_ok=True, copy_function=shutil.copyfile)
         return items
+
+    def cancel(self) -> None:
+        """Let a copy end by itself."""
 
 
 class Courier:
@@ -109,9 +115,10 @@ class Courier:
         self._wake.set()
 
     def stop(self) -> None:
-        """End after the delivery that is under way."""
+        """End; what is being delivered is delivered again at the next start, if need be."""
         self._stopping.set()
         self._wake.set()
+        self._target.cancel()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -152,4 +159,5 @@ class Courier:
                 # A new result is no reason to ask a target again that just failed.
                 self._stopping.wait(min(2.0 ** (self._n_failures - 1), MAX_REST_S))
             else:
-                self._wake.wait(POLL_S)
+                due_s = self._queue.until_due(self._name)
+                self._wake.wait(POLL_S if due_s is None else min(due_s, POLL_S))

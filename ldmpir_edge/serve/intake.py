@@ -21,7 +21,7 @@ from ldmpir_edge.serve.config import Route, ServeConfig, Source
 from ldmpir_edge.serve.jobs import Job
 from ldmpir_edge.serve.metrics import Metrics
 from ldmpir_edge.serve.queue import JobQueue
-from ldmpir_edge.serve.state_folder import PAYLOAD, StateFolder
+from ldmpir_edge.serve.state_folder import PAYLOAD, StateFolder, folder_bytes
 
 SCAN = "scan"
 """Name of a payload that is one file: the client's own may identify a patient."""
@@ -93,7 +93,33 @@ class Intake:
         """
         with self._counted(source):
             self._check_payload(n_bytes)
-            return self._admit(source, label, origin, n_bytes)
+            job_id, route = self._admit(source, label, n_bytes)
+        return Incoming(self, job_id, source, route, origin)
+
+    def open_series(self, label: str) -> Incoming:
+        """Admit a series of images: what was received of it stays, also over a restart.
+
+        Raises
+        ------
+        UsageError, OverloadError
+            As `open`.
+        """
+        with self._counted("dicom"):
+            job_id, route = self._admit("dicom", label, 0)
+        return Incoming(self, job_id, "dicom", route, None, stays=True)
+
+    def resume_series(self, job_id: str, label: str) -> Incoming:
+        """Take up a series that a process before this one has received parts of.
+
+        Raises
+        ------
+        UsageError
+            No route takes it any more.
+        """
+        route = self._route("dicom", label)
+        with self._lock:
+            self._arriving[job_id] = folder_bytes(self._folder.series / job_id)
+        return Incoming(self, job_id, "dicom", route, None, stays=True)
 
     @contextmanager
     def _counted(self, source: Source) -> Iterator[None]:
@@ -103,10 +129,8 @@ class Intake:
             self._metrics.refused(source, type(err).__name__)
             raise
 
-    def _admit(self, source: Source, label: str, origin: str | None, n_bytes: int) -> Incoming:
-        route = self._config.route(source, label)
-        if route is None:
-            raise UsageError(f"no route takes a scan from {source} with label {label[:64]!r}")
+    def _admit(self, source: Source, label: str, n_bytes: int) -> tuple[str, Route]:
+        route = self._route(source, label)
         job_id = secrets.token_hex(16)
         with self._lock:
             n_jobs, self._n_queued_bytes = self._queue.load()
@@ -117,7 +141,13 @@ class Intake:
                 )
             self._check_room(n_bytes)
             self._arriving[job_id] = 0
-        return Incoming(self, job_id, source, route, origin)
+        return job_id, route
+
+    def _route(self, source: Source, label: str) -> Route:
+        route = self._config.route(source, label)
+        if route is None:
+            raise UsageError(f"no route takes a scan from {source} with label {label[:64]!r}")
+        return route
 
     def _check_payload(self, n_bytes: int) -> None:
         largest = self._config.limits.max_payload_bytes
@@ -150,7 +180,8 @@ class Intake:
                 flush_file(path)
             flush_folder(incoming.payload)
             flush_folder(incoming.payload.parent)
-            incoming.payload.parent.rename(place)
+            home = incoming.payload.parent
+            home.rename(place)
             flush_folder(self._folder.jobs)
         received = self._clock()
         deadline_s = incoming.route.deadline_s
@@ -168,7 +199,7 @@ class Intake:
                 )
             )
         except BaseException:
-            shutil.rmtree(place, ignore_errors=True)
+            place.rename(home)
             raise
         if job_id == incoming.job_id:
             self._metrics.received(incoming.source)
@@ -177,10 +208,11 @@ class Intake:
             shutil.rmtree(place, ignore_errors=True)
         return job_id
 
-    def _leave(self, job_id: str) -> None:
+    def _leave(self, incoming: Incoming) -> None:
         with self._lock:
-            del self._arriving[job_id]
-        shutil.rmtree(self._folder.incoming / job_id, ignore_errors=True)
+            self._arriving.pop(incoming.job_id, None)
+        if not incoming.stays:
+            shutil.rmtree(incoming.payload.parent, ignore_errors=True)
 
 
 class Incoming:
@@ -192,22 +224,33 @@ class Incoming:
         What the job will be called.
     payload : Path
         The folder that the scan is written to.
+    stays : bool
+        Whether it stays when the block ends, for another process to take up.
     """
 
     def __init__(
-        self, intake: Intake, job_id: str, source: Source, route: Route, origin: str | None
+        self,
+        intake: Intake,
+        job_id: str,
+        source: Source,
+        route: Route,
+        origin: str | None,
+        *,
+        stays: bool = False,
     ) -> None:
         self._intake = intake
         self.job_id, self.source, self.route, self.origin = job_id, source, route, origin
-        self.payload: Path = intake._folder.incoming / job_id / PAYLOAD
+        self.stays = stays
+        folder = intake._folder.series if stays else intake._folder.incoming
+        self.payload: Path = folder / job_id / PAYLOAD
 
     def __enter__(self) -> Self:
         try:
             with _full_disk():
-                self.payload.parent.mkdir(mode=0o700)
-                self.payload.mkdir(mode=0o700)
+                self.payload.parent.mkdir(mode=0o700, exist_ok=self.stays)
+                self.payload.mkdir(mode=0o700, exist_ok=self.stays)
         except BaseException:
-            self._intake._leave(self.job_id)
+            self._intake._leave(self)
             raise
         return self
 
@@ -217,7 +260,7 @@ class Incoming:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._intake._leave(self.job_id)
+        self._intake._leave(self)
 
     @contextmanager
     def file(self, name: str = SCAN) -> Iterator[BinaryIO]:

@@ -265,6 +265,15 @@ class JobQueue:
             )
             return [Delivery(*row) for row in rows]
 
+    def until_due(self, target: str) -> float | None:
+        """Answer in how many seconds something is to be delivered to `target`; None for nothing."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT MIN(not_before) FROM deliveries WHERE target = ? AND delivered IS NULL",
+                (target,),
+            ).fetchone()
+        return None if row[0] is None else max(float(row[0]) - self._clock(), 0.0)
+
     def confirm(self, deliveries: Sequence[Delivery]) -> None:
         """Take out of the outbox what the target has."""
         with self._transaction():

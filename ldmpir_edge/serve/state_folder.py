@@ -12,6 +12,8 @@ from ldmpir_edge.errors import StateError
 
 DATABASE = "queue.sqlite3"
 PAYLOAD = "payload"
+SERIES = "series.json"
+"""Marks a payload whose parts are acknowledged one by one, before it is a job."""
 
 
 class StateFolder:
@@ -26,6 +28,7 @@ class StateFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.incoming = root / "incoming"
+        self.series = root / "series"
         self.jobs = root / "jobs"
         self.database = root / DATABASE
 
@@ -54,7 +57,7 @@ class StateFolder:
         import fcntl
 
         try:
-            for folder in (self.root, self.incoming, self.jobs):
+            for folder in (self.root, self.incoming, self.series, self.jobs):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.root.chmod(0o700)
             descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -82,14 +85,19 @@ class StateFolder:
         Parameters
         ----------
         known
-            Jobs that have a row; other folders were never acknowledged.
+            Jobs that have a row; other folders were never acknowledged, but for a series that was
+            about to become a job, which goes back to be one again.
         unfinished
             Of these, the jobs that start again: what their last attempt wrote goes.
         """
         for folder in self.incoming.iterdir():
             shutil.rmtree(folder, ignore_errors=True)
         for folder in self.jobs.iterdir():
-            if folder.name not in known:
+            if folder.name in known:
+                continue
+            if (folder / SERIES).exists():
+                folder.rename(self.series / folder.name)
+            else:
                 shutil.rmtree(folder, ignore_errors=True)
         for job_id in unfinished:
             for folder in (self.jobs / job_id).glob("attempt-*"):

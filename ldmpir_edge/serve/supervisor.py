@@ -15,7 +15,7 @@ from typing import Any
 
 from ldmpir_edge.errors import OverloadError
 from ldmpir_edge.physics.problem import Family
-from ldmpir_edge.serve.config import Route, ServeConfig
+from ldmpir_edge.serve.config import OUT, Route, ServeConfig
 from ldmpir_edge.serve.courier import Target
 from ldmpir_edge.serve.jobs import Delivery, Job
 from ldmpir_edge.serve.metrics import Metrics
@@ -226,7 +226,13 @@ class Supervisor:
             remaining_s=None if job.due is None else job.due - self._clock(),
             classical=classical,
             reply=job.source == "mrd",
+            formats=self._formats(route),
         )
+
+    def _formats(self, route: Route) -> tuple[str, ...]:
+        """Give the route's formats, and DICOM where a PACS wants it."""
+        has_pacs = any(name != OUT for name in self._config.targets(route))
+        return tuple(dict.fromkeys((*route.formats, *(("dicom",) if has_pacs else ()))))
 
     def _await(self, worker: WorkerProcess, order: Order) -> Outcome:
         patience = STALL_S

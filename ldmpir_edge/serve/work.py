@@ -79,6 +79,8 @@ class Order:
         Why the engine must not have it, or None.
     reply
         Whether the client waits for MRD images.
+    formats
+        What to write.
     """
 
     job_id: str
@@ -88,6 +90,7 @@ class Order:
     remaining_s: float | None = None
     classical: str | None = None
     reply: bool = False
+    formats: tuple[str, ...] = ("dicom",)
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,7 @@ class _Attempt:
         make_folder(result)
         with (
             closing(reconstructor.stream(scan, task=task, withhold=withhold)) as slices,
-            open_outputs(header, result, self._route.formats) as outputs,
+            open_outputs(header, result, self._order.formats) as outputs,
             self._reply(scan, header) as reply,
         ):
             for piece in slices:

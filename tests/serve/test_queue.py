@@ -133,12 +133,15 @@ def test_deliveries_wait_until_confirmed(queue: JobQueue, clock: Clock) -> None:
     assert queue.next_deliveries("out") == [out("b", "1"), out("b", "2")]
     queue.confirm(queue.next_deliveries("out"))
     assert queue.next_deliveries("out") == []
+    assert queue.until_due("out") == 1
     assert queue.delivery_states("a") == [
         {"target": "out", "waiting": 1, "delivered": 1, "error": "refused"}
     ]
     clock.now += 1
     assert queue.next_deliveries("out") == [replace(out("a", "2"), attempts=1)]
+    assert queue.until_due("out") == 0
     assert queue.next_deliveries("elsewhere") == []
+    assert queue.until_due("elsewhere") is None
 
 
 def test_a_lost_target_is_asked_ever_more_rarely_and_for_ever(

@@ -1,0 +1,1 @@
+"""The DICOM door, and the PACS that images are sent to."""

@@ -136,7 +136,10 @@ def test_a_bundle_without_gate_says_so_at_every_use(workplace, trained, exported
         )
     assert made.code == 0
     assert "unverified" in made.err
-    assert made.out.splitlines() == [f"{path}: 5 variants, not gated"]
+    assert made.out.splitlines() == [
+        f"{path}: 5 variants, not gated",
+        "Exported without the gate.",
+    ]
     used = ldmpir_edge("run", scans["dicom"][0], "--bundle", path, "-o", tmp_path, "--json")
     assert "--no-gate" in used.err
     assert any("not verified" in note for note in used.report["notes"])

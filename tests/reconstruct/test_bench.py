@@ -227,5 +227,5 @@ def test_an_interruption_ends_the_process(fake):
 
 
 def test_what_the_bundle_lacks_is_an_error(bundle, tmp_path):
-    with pytest.raises(BundleError, match="int8"):
-        measure(request(bundle, tmp_path / "none.h5", precision="int8"), lambda _: None)
+    with pytest.raises(BundleError, match="5 steps"):
+        measure(request(bundle, tmp_path / "none.h5", n_steps=5), lambda _: None)

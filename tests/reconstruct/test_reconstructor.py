@@ -185,8 +185,8 @@ def test_too_many_views_are_refused(faked, tmp_path, monkeypatch):
 def test_what_a_bundle_lacks_is_refused_at_once(bundle):
     with pytest.raises(BundleError, match="5 steps"):
         Reconstructor(bundle, n_steps=5)
-    with pytest.raises(BundleError, match="int8"):
-        Reconstructor(bundle, precision="int8")
+    with pytest.raises(BundleError, match="5 steps in int8"):
+        Reconstructor(bundle, n_steps=5, precision="int8")
     with pytest.raises(UsageError, match="tensorflow"):
         Reconstructor(bundle, backend="tensorflow")
     with pytest.raises(UsageError, match="at least one step"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ DATABASE = "queue.sqlite3"
 PAYLOAD = "payload"
 SERIES = "series.json"
 """Marks a payload whose parts are acknowledged one by one, before it is a job."""
+
+LOCK_WAIT_S = 3.0
+"""A process that was killed while it started another holds the lock for a moment longer."""
 
 
 class StateFolder:
@@ -54,8 +58,6 @@ class StateFolder:
         StateError
             It cannot be created or written, or another process holds it.
         """
-        import fcntl
-
         try:
             for folder in (self.root, self.incoming, self.series, self.jobs):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -67,17 +69,27 @@ class StateFolder:
                 "--state"
             ) from err
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as err:
-            os.close(descriptor)
-            raise StateError(
-                f"the state folder {self.root} is in use by another process; stop it, or choose "
-                "another folder with --state"
-            ) from err
-        try:
+            self._lock(descriptor)
             yield
         finally:
             os.close(descriptor)
+
+    def _lock(self, descriptor: int) -> None:
+        import fcntl
+
+        until = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as err:
+                if time.monotonic() > until:
+                    raise StateError(
+                        f"the state folder {self.root} is in use by another process; stop it, or "
+                        "choose another folder with --state"
+                    ) from err
+                time.sleep(0.05)
+            else:
+                return
 
     def sweep(self, known: Collection[str], unfinished: Collection[str]) -> None:
         """Remove what a killed process left.

@@ -1,6 +1,7 @@
 """The worker's process: takes orders from a socket, one at a time, and answers with outcomes.
 
-Started by the front as `python -m ldmpir_edge.serve.worker DESCRIPTOR`. Each message is a line of
+Started by the front as `python -m ldmpir_edge.serve.worker DESCRIPTOR FRONT`, which are the
+socket's descriptor and the front's process. Each message is a line of
 JSON. The first from the front is the configuration; then come orders. The worker sends `engines`
 when it is ready and whenever they change, `slice` after each slice, `outcome` after each order,
 and `error` when it cannot start.
@@ -95,8 +96,8 @@ class Worker:
 
 
 def main() -> None:
-    """Run the worker on the socket whose descriptor is the first argument."""
-    _die_with_the_front()
+    """Run the worker for the front that the arguments name."""
+    _die_with_the_front(int(sys.argv[2]))
     # The front decides when a keyboard's interruption ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.umask(0o077)
@@ -107,13 +108,12 @@ def main() -> None:
             return  # the front is gone, and its queue knows that this job is not done
 
 
-def _die_with_the_front() -> None:
+def _die_with_the_front(front: int) -> None:
     """Ask Linux to end this process with its parent; elsewhere the closed socket ends it."""
     if sys.platform != "linux":
         return
     import ctypes
 
-    front = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != front:  # it ended before the request
         sys.exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import subprocess
@@ -43,7 +44,10 @@ class WorkerProcess:
         self._received = b""
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own module, by our own interpreter
-                [sys.executable, "-m", "ldmpir_edge.serve.worker", str(theirs.fileno())],
+                [
+                    *(sys.executable, "-m", "ldmpir_edge.serve.worker"),
+                    *(str(theirs.fileno()), str(os.getpid())),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )

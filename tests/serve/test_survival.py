@@ -14,6 +14,7 @@ import pytest
 from queue_under_kill import RESULT, Appliance, content
 
 from ldmpir_edge.errors import StateError
+from ldmpir_edge.serve import state_folder
 from ldmpir_edge.serve.queue import JobQueue
 from ldmpir_edge.serve.state_folder import StateFolder
 
@@ -177,7 +178,10 @@ def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
     }
 
 
-def test_one_process_holds_the_state_folder(tmp_path: Path) -> None:
+def test_one_process_holds_the_state_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_folder, "LOCK_WAIT_S", 0.1)
     folder = StateFolder(tmp_path / "state")
     with folder.hold():
         assert folder.root.stat().st_mode & 0o777 == 0o700

@@ -76,9 +76,9 @@ def serve(
         raise UsageError("no door is open; add --http, --mrd, --dicom or --watch")
     with need("serve", "serve"):
         from ldmpir_edge.serve.appliance import Appliance
+        from ldmpir_edge.serve.logs import configure_logs
+    configure_logs()
     with need("serve", "serve"), Appliance(settings) as appliance:
-        for door, where in appliance.open_doors.items():
-            print_note(f"{door}: {where}")
         appliance.run()
 
 

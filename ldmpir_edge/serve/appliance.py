@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -26,6 +27,8 @@ from ldmpir_edge.serve.queue import JobQueue
 from ldmpir_edge.serve.state_folder import StateFolder
 from ldmpir_edge.serve.supervisor import Supervisor
 from ldmpir_edge.serve.watch import Watcher
+
+_log = logging.getLogger(__name__)
 
 HOUR_S = 3600.0
 HOUSE_S = 60.0
@@ -130,6 +133,8 @@ class Appliance:
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
+        for name, where in self.open_doors.items():
+            _log.info("door open", extra={"door": name, "address": where})
         kept = time.monotonic()
         while not stop.wait(LOOK_S):
             if not self.supervisor.is_alive:

@@ -138,10 +138,13 @@ class Courier:
             arrived, error = [], str(err)
         self._queue.confirm([by_item[item] for item in arrived])
         self._metrics.delivered(self._name, len(arrived))
+        told = {"job": job.id, "target": self._name, "n_items": len(arrived)}
+        _log.info("delivered", extra=told)
         missing = [delivery for item, delivery in by_item.items() if item not in set(arrived)]
         if missing:
             self._queue.postpone(missing, error)
             self._metrics.not_delivered(self._name, len(missing))
+            _log.warning("delivery postponed", extra={**told, "n_items": len(missing)})
         self._n_failures = self._n_failures + 1 if missing else 0
         return True
 
@@ -153,7 +156,10 @@ class Courier:
                     continue
             except LdmpirError as err:
                 # The outbox itself could not be written: the disk is full.
-                _log.warning("deliveries to %s wait: %s", self._name, type(err).__name__)
+                _log.warning(
+                    "the outbox cannot be written",
+                    extra={"target": self._name, "error": type(err).__name__},
+                )
                 self._n_failures += 1
             if self._n_failures:
                 # A new result is no reason to ask a target again that just failed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import secrets
@@ -25,6 +26,8 @@ from ldmpir_edge.serve.state_folder import PAYLOAD, StateFolder, folder_bytes
 
 SCAN = "scan"
 """Name of a payload that is one file: the client's own may identify a patient."""
+
+_log = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _STEM_LENGTH = 48
@@ -203,6 +206,8 @@ class Intake:
             raise
         if job_id == incoming.job_id:
             self._metrics.received(incoming.source)
+            told = {"job": job_id, "source": incoming.source, "route": incoming.route.name}
+            _log.info("job received", extra={**told, "n_bytes": n_bytes})
             self._arrived()
         else:
             shutil.rmtree(place, ignore_errors=True)

@@ -69,7 +69,7 @@ class Latencies:
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError) as err:
-            _log.warning("measured times are forgotten: %s", type(err).__name__)
+            _log.warning("measured times are forgotten", extra={"error": type(err).__name__})
             self._costs.clear()
 
     def record(self, digest: str, variant: Variant, size: ScanSize, cost: Cost) -> None:
@@ -116,7 +116,7 @@ class Latencies:
             with atomic_file(self._path) as temporary:
                 temporary.write_text(json.dumps(entries))
         except OutputError as err:
-            _log.warning("measured times are not kept: %s", err)
+            _log.warning("measured times are not kept", extra={"error": type(err).__name__})
 
     @staticmethod
     def _distance(one: Variant, other: Variant, size: ScanSize, target: ScanSize) -> float:

@@ -129,7 +129,7 @@ class Supervisor:
             except WorkerLostError as err:
                 self._drop_worker(str(err))
             except OverloadError as err:
-                _log.warning("the queue cannot be written: %s", err)
+                _log.warning("the queue cannot be written", extra={"error": type(err).__name__})
                 self._stopping.wait(RESTART_PAUSE_S)
         if self._worker is not None:
             self._worker.end()
@@ -169,6 +169,7 @@ class Supervisor:
             if test["failure"]
         ]
         self.not_ready = f"golden pair failed, {failures[0]}" if failures else None
+        _log.info("engines loaded", extra={"n_routes": len(engines), "n_failed": len(failures)})
 
     def _drop_worker(self, reason: str) -> None:
         if self._worker is not None:
@@ -206,6 +207,7 @@ class Supervisor:
                 self._put_back(job, 0.0, "the appliance was stopped", counts=False)
             else:
                 self._metrics.worker_lost()
+                _log.error("worker lost", extra={"job": job.id})
                 self._blamed[job.id] = str(err)
                 self._put_back(job, 0.0, str(err), counts=True)
             raise
@@ -308,4 +310,16 @@ class Supervisor:
         finished = self._queue.get(job.id)
         if finished is not None:
             self._metrics.finished(finished)
+            _log.info("job finished", extra=_told(finished))
             self._on_finish(finished)
+
+
+def _told(job: Job) -> dict[str, Any]:
+    """Give what a log may hold of a job: its reason may quote the scan, the error's class not."""
+    report = job.report
+    told: dict[str, Any] = {"job": job.id, "source": job.source, "route": job.route}
+    told |= {"state": job.state, "attempts": job.attempts, "error": report.get("error")}
+    for key in ("n_slices", "n_fallbacks", "fallback_cause", "max_residual", "steps", "precision"):
+        told[key] = report.get(key)
+    told["backend"], told["seconds"] = report.get("backend"), report.get("seconds")
+    return {key: value for key, value in told.items() if value is not None}

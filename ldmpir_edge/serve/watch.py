@@ -122,7 +122,9 @@ class Watcher:
             try:
                 self.look()
             except (LdmpirError, OSError) as err:
-                _log.warning("the watched folder cannot be read now: %s", type(err).__name__)
+                _log.warning(
+                    "the watched folder cannot be read", extra={"error": type(err).__name__}
+                )
             self._stopping.wait(self._door.poll_s)
 
     def _files(self) -> Iterator[_Found]:
@@ -153,7 +155,7 @@ class Watcher:
         try:
             descriptor = os.open(found.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as err:
-            _log.info("a file in the watched folder cannot be opened: %s", _name(err))
+            _log.info("a watched file cannot be opened", extra={"error": _name(err)})
             return
         with os.fdopen(descriptor, "rb") as stream:
             header = stream.read(HEADER_BYTES)
@@ -179,7 +181,7 @@ class Watcher:
 
     def _refuse(self, found: _Found, err: LdmpirError) -> None:
         self._refused.add(found)
-        _log.warning("a file in the watched folder is not taken: %s", type(err).__name__)
+        _log.warning("watched file refused", extra={"error": type(err).__name__})
 
 
 def _has_writer(stream: BinaryIO) -> bool:

@@ -22,6 +22,7 @@ from typing import Any
 from ldmpir_edge.errors import LdmpirError
 from ldmpir_edge.serve.config import ServeConfig, load_config
 from ldmpir_edge.serve.engines import Engines
+from ldmpir_edge.serve.logs import configure_logs
 from ldmpir_edge.serve.schedule import Latencies
 from ldmpir_edge.serve.work import Order, outcome_to_dict, reconstruct
 
@@ -101,6 +102,7 @@ def main() -> None:
     # The front decides when a keyboard's interruption ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.umask(0o077)
+    configure_logs()
     with socket.socket(fileno=int(sys.argv[1])) as line:
         try:
             Worker(line).run()

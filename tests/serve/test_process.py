@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import signal
 import threading
@@ -37,7 +38,7 @@ def test_the_appliance_starts_serves_and_stops(tmp_path: Path) -> None:
     process = ApplianceProcess(*folders(tmp_path), "--http", "127.0.0.1:0")
     process.wait_ready()
     with process.client() as client:
-        scan = {"scan": ("a.h5", (tmp_path / "a.h5").read_bytes())}
+        scan = {"scan": ("Doe^Jane.h5", (tmp_path / "a.h5").read_bytes())}
         assert client.post("/v1/reconstructions", files=scan).status_code == 202
         wait_idle(client)
     second = ldmpir_edge("serve", *folders(tmp_path), "--http", "127.0.0.1:0")
@@ -47,6 +48,12 @@ def test_the_appliance_starts_serves_and_stops(tmp_path: Path) -> None:
     assert process.end() == OK
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
     assert len([*(tmp_path / "out").rglob("*.dcm")]) == 1
+    records = [json.loads(line) for line in process.lines]
+    assert {"door open", "engines loaded", "job received", "job finished", "delivered"} <= {
+        record["event"] for record in records
+    }
+    assert all({"timestamp", "level", "logger", "event"} <= set(record) for record in records)
+    assert not [line for line in process.lines if "Doe" in line or "Jane" in line]
 
 
 def test_a_door_that_cannot_open_is_said_in_one_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ START_S = 90
 
 
 class ApplianceProcess:
-    """A started appliance; the doors it names on standard error are in `doors`."""
+    """A started appliance; the doors that its log names are in `doors`."""
 
     def __init__(self, *arguments: object) -> None:
         start = "from ldmpir_edge.cli.app import main; main()"
@@ -69,9 +70,10 @@ class ApplianceProcess:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self.lines.append(line.rstrip())
-            name, _, where = line.strip().partition(": ")
-            if name in {"http", "mrd", "dicom", "watch"}:
-                self.doors[name] = where
+            if line.startswith("{"):
+                record = json.loads(line)
+                if record["event"] == "door open":
+                    self.doors[record["door"]] = record["address"]
 
 
 def write_config(path: Path, routes: Sequence[dict[str, Any]]) -> Path:

@@ -140,16 +140,16 @@ class DicomServer:
             data = event.encoded_dataset()
         # pydicom raises whatever its parsing runs into: damaged data have no one error class.
         except Exception as err:  # noqa: BLE001
-            _log.warning("a DICOM image is refused: %s", type(err).__name__)
+            _log.warning("DICOM image refused", extra={"error": type(err).__name__})
             return CANNOT_UNDERSTAND
         label = str(event.assoc.requestor.ae_title).strip()
         try:
             self._store.store(label, f"{label}\n{series}", instance, data, id(event.assoc))
         except LdmpirError as err:
-            _log.warning("a DICOM image is refused: %s", type(err).__name__)
+            _log.warning("DICOM image refused", extra={"error": type(err).__name__})
             return OUT_OF_RESOURCES if isinstance(err, OverloadError) else NOT_AUTHORISED
         except OSError as err:
-            _log.error("a DICOM image cannot be written: %s", type(err).__name__)
+            _log.error("DICOM image not written", extra={"error": type(err).__name__})
             return OUT_OF_RESOURCES
         return SUCCESS
 
@@ -178,7 +178,7 @@ class _Server(ThreadedAssociationServer):  # type: ignore[misc]
         )
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        _log.warning("a DICOM connection failed")
+        _log.warning("DICOM connection failed")
 
 
 class _Handler(RequestHandler):  # type: ignore[misc]

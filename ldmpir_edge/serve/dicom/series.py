@@ -133,7 +133,7 @@ class SeriesStore:
             try:
                 self.complete()
             except (LdmpirError, OSError) as err:
-                _log.warning("a complete series waits: %s", type(err).__name__)
+                _log.warning("a complete series waits", extra={"error": type(err).__name__})
 
     def _open(self, label: str, key: str) -> _Series:
         series = self._enter(self._intake.open_series(label), set())
@@ -161,7 +161,7 @@ class SeriesStore:
         try:
             incoming = self._intake.resume_series(home.name, label)
         except LdmpirError as err:
-            _log.error("a received series is kept, but cannot be queued: %s", type(err).__name__)
+            _log.error("a received series cannot be queued", extra={"error": type(err).__name__})
             return
         with self._lock:
             series = self._enter(incoming, set())

@@ -133,7 +133,7 @@ class MrdServer:
         try:
             job_id = receive_scan(line.read, self._appliance.intake)
         except LdmpirError as err:
-            _log.warning("an MRD scan is refused: %s", type(err).__name__)
+            _log.warning("MRD scan refused", extra={"error": type(err).__name__})
             line.send(text_message(str(err)) + close_message())
             line.linger()
             return

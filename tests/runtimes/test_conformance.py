@@ -110,7 +110,7 @@ def test_a_full_disk_costs_no_image(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         assert _recall(OnnxRuntimeBackend()) is None
     assert "cannot check the operators of onnxruntime" in caplog.text
 

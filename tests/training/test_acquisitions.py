@@ -139,7 +139,7 @@ def test_a_task_has_variety():
     assert len({e.problem.tables["csm_halves"].shape[1] for e in examples}) > 1
     assert len({np.count_nonzero(e.problem.tables["cos"].any(0)) for e in examples}) > 3
     levels = [e.problem.noise_level for e in examples]
-    assert max(levels) > 5 * min(levels)
+    assert max(levels) > 4 * min(levels)
     shares = [simulate("inpaint", seed).problem.tables["mask"].mean() for seed in SEEDS]
     assert max(shares) - min(shares) > 0.2
 

@@ -136,7 +136,9 @@ def test_a_slice_that_fell_back_says_so_everywhere(tmp_path, faked):
     write_fastmri(tmp_path / "a.h5", n_slices=3, acceleration=2)
     reconstructor = faked(almost_classical)
     page, _ = report(
-        reconstructor, tmp_path / "a.h5", withhold=lambda index: "<blink>late</blink>" if index else None
+        reconstructor,
+        tmp_path / "a.h5",
+        withhold=lambda index: "<blink>late</blink>" if index else None,
     )
     assert "2 of 3 slices are the classical image: 1, 2." in page.text
     assert page.columns("Checks")["delivered"] == ["model", *["classical: <blink>late</blink>"] * 2]

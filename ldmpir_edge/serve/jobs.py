@@ -32,7 +32,11 @@ class Job:
     n_bytes
         Size of the payload and, once finished, of the result.
     attempts
-        How often a worker was given it, not counting attempts that met a full disk.
+        How often a worker was given it.
+    n_lost
+        How often the worker died or fell silent over it.
+    n_cut
+        How often the whole appliance ended over it, as in a power cut.
     finished
         When it ended.
     reason
@@ -51,6 +55,8 @@ class Job:
     due: float | None = None
     state: State = "queued"
     attempts: int = 0
+    n_lost: int = 0
+    n_cut: int = 0
     finished: float | None = None
     reason: str | None = None
     report: dict[str, Any] = field(default_factory=dict)

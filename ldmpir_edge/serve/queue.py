@@ -36,6 +36,8 @@ CREATE TABLE jobs (
     n_bytes INTEGER NOT NULL,
     state TEXT NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
+    n_lost INTEGER NOT NULL DEFAULT 0,
+    n_cut INTEGER NOT NULL DEFAULT 0,
     not_before REAL NOT NULL DEFAULT 0,
     finished REAL,
     reason TEXT,
@@ -110,7 +112,9 @@ class JobQueue:
             The unfinished jobs, all queued now.
         """
         with self._transaction():
-            self._db.execute("UPDATE jobs SET state = 'queued' WHERE state = 'running'")
+            self._db.execute(
+                "UPDATE jobs SET state = 'queued', n_cut = n_cut + 1 WHERE state = 'running'"
+            )
             return [row[0] for row in self._db.execute("SELECT id FROM jobs WHERE state='queued'")]
 
     def known(self) -> set[str]:
@@ -190,7 +194,7 @@ class JobQueue:
             )
             return self.get(jobs[0].id)
 
-    def release(self, job_id: str, *, pause_s: float, reason: str, counts: bool) -> None:
+    def release(self, job_id: str, *, pause_s: float, reason: str, lost: bool) -> None:
         """Put a running job back for another attempt.
 
         Parameters
@@ -201,14 +205,14 @@ class JobQueue:
             How long to wait.
         reason
             For people; shown until the job is finished.
-        counts
-            Whether the attempt counts: not when its surroundings were the cause.
+        lost
+            Whether it took its worker with it.
         """
         with self._transaction():
             self._db.execute(
                 "UPDATE jobs SET state = 'queued', not_before = ?, reason = ?, "
-                "attempts = attempts - ? WHERE id = ? AND state = 'running'",
-                (self._clock() + pause_s, reason, int(not counts), job_id),
+                "n_lost = n_lost + ? WHERE id = ? AND state = 'running'",
+                (self._clock() + pause_s, reason, int(lost), job_id),
             )
 
     def finish(

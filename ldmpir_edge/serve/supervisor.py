@@ -32,10 +32,9 @@ STALL_S = 300.0
 
 LEAST_STALL_S = 10.0
 
-ENGINE_ATTEMPTS = 2
-"""After so many attempts that did not end, the engine is left out."""
-
-MAX_ATTEMPTS = 4
+MAX_LOST, MAX_CUT = 4, 16
+"""How many workers, and how many runs of the appliance, a job may take with it; after half as
+many the engine is left out. Of the second kind more are needed: a power cut is no job's fault."""
 
 FULL_DISK_PAUSE_S = 30.0
 RESTART_PAUSE_S = 5.0
@@ -139,7 +138,7 @@ class Supervisor:
         until = time.monotonic() + START_S
         try:
             # In short waits, so that the appliance can be stopped meanwhile.
-            while not self._readable(worker, 0.5):
+            while not worker.has_message(0.5):
                 if self._stopping.is_set() or time.monotonic() > until:
                     raise WorkerLostError("the engine's process did not get ready")
             message = worker.receive(START_S)
@@ -181,20 +180,16 @@ class Supervisor:
         ready, _, _ = select.select([worker.fileno(), self._wake_read], [], [], _IDLE_S)
         if self._wake_read in ready:
             os.read(self._wake_read, 4096)
-        if worker.fileno() in ready:
+        if worker.fileno() in ready or worker.has_message(0.0):
             self._take_engines(worker.receive(START_S)["engines"])
-
-    @staticmethod
-    def _readable(worker: WorkerProcess, timeout_s: float) -> bool:
-        return bool(select.select([worker], [], [], timeout_s)[0])
 
     def _handle(self, worker: WorkerProcess, job: Job) -> None:
         route = self._routes.get(job.route) or self._config.route(job.source)
         if route is None:
             self._fail(job, f"its route {job.route} is not configured any more")
             return
-        if job.attempts > MAX_ATTEMPTS:
-            self._fail(job, f"{MAX_ATTEMPTS} attempts were cut short: {job.reason}")
+        if job.n_lost >= MAX_LOST or job.n_cut >= MAX_CUT:
+            self._fail(job, f"{_cuts(job)}: {job.reason}")
             return
         order = self._order(job, route)
         try:
@@ -204,12 +199,12 @@ class Supervisor:
             worker.end()  # before its folder goes, and before another has the job
             shutil.rmtree(order.attempt, ignore_errors=True)
             if self._stopping.is_set():
-                self._put_back(job, 0.0, "the appliance was stopped", counts=False)
+                self._put_back(job, 0.0, "the appliance was stopped", lost=False)
             else:
                 self._metrics.worker_lost()
                 _log.error("worker lost", extra={"job": job.id})
                 self._blamed[job.id] = str(err)
-                self._put_back(job, 0.0, str(err), counts=True)
+                self._put_back(job, 0.0, str(err), lost=True)
             raise
         self._conclude(job, route, outcome)
 
@@ -218,8 +213,8 @@ class Supervisor:
         shutil.rmtree(attempt, ignore_errors=True)
         attempt.mkdir(mode=0o700, exist_ok=True)
         classical = self._blamed.get(job.id)
-        if classical is None and job.attempts > ENGINE_ATTEMPTS:
-            classical = f"{job.attempts - 1} attempts with the engine were cut short"
+        if classical is None and (2 * job.n_lost >= MAX_LOST or 2 * job.n_cut >= MAX_CUT):
+            classical = _cuts(job)
         return Order(
             job_id=job.id,
             route=route.name,
@@ -245,7 +240,7 @@ class Supervisor:
         while True:
             if self._stopping.is_set():
                 raise WorkerLostError("the appliance is stopping")
-            if not self._readable(worker, 0.5):
+            if not worker.has_message(0.5):
                 if time.monotonic() - heard > patience:
                     raise WorkerLostError(f"the engine's process was silent for {patience:.0f} s")
                 continue
@@ -260,7 +255,7 @@ class Supervisor:
         self._blamed.pop(job.id, None)
         if outcome.state == "unwritable":
             shutil.rmtree(self._folder.attempt(job.id, job.attempts), ignore_errors=True)
-            self._put_back(job, FULL_DISK_PAUSE_S, str(outcome.reason), counts=False)
+            self._put_back(job, FULL_DISK_PAUSE_S, str(outcome.reason), lost=False)
             return
         if outcome.state == "failed":
             self._fail(job, str(outcome.reason), outcome.report)
@@ -289,9 +284,9 @@ class Supervisor:
         self._persist(lambda: self._queue.finish(job.id, "failed", reason=reason, report=report))
         self._tell(job)
 
-    def _put_back(self, job: Job, pause_s: float, reason: str, *, counts: bool) -> None:
+    def _put_back(self, job: Job, pause_s: float, reason: str, *, lost: bool) -> None:
         self._persist(
-            lambda: self._queue.release(job.id, pause_s=pause_s, reason=reason, counts=counts)
+            lambda: self._queue.release(job.id, pause_s=pause_s, reason=reason, lost=lost)
         )
 
     def _persist(self, write: Callable[[], None]) -> None:
@@ -312,6 +307,10 @@ class Supervisor:
             self._metrics.finished(finished)
             _log.info("job finished", extra=_told(finished))
             self._on_finish(finished)
+
+
+def _cuts(job: Job) -> str:
+    return f"{job.n_lost + job.n_cut} attempts were cut short"
 
 
 def _told(job: Job) -> dict[str, Any]:

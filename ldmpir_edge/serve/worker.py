@@ -23,6 +23,7 @@ from ldmpir_edge.errors import LdmpirError
 from ldmpir_edge.serve.config import ServeConfig, load_config
 from ldmpir_edge.serve.engines import Engines
 from ldmpir_edge.serve.logs import configure_logs
+from ldmpir_edge.serve.memory import limit_memory
 from ldmpir_edge.serve.schedule import Latencies
 from ldmpir_edge.serve.work import Order, outcome_to_dict, reconstruct
 
@@ -60,6 +61,7 @@ class Worker:
         except LdmpirError as err:
             self._send({"error": str(err)})
             return
+        limit_memory()
         self._send({"engines": engines.describe()})
         self._serve(config, engines, latencies)
 

@@ -78,6 +78,12 @@ class WorkerProcess:
         """
         self._send(asdict(order))
 
+    def has_message(self, timeout_s: float) -> bool:
+        """Wait until `receive` has something to say, or for `timeout_s`."""
+        if b"\n" in self._received:
+            return True  # it came together with the one before
+        return bool(select.select([self._line], [], [], timeout_s)[0])
+
     def receive(self, timeout_s: float) -> dict[str, Any]:
         """Wait for the next message.
 

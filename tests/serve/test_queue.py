@@ -91,6 +91,10 @@ def test_a_restart_puts_running_jobs_back(queue: JobQueue, tmp_path: Path) -> No
     taken = again.claim()
     assert taken is not None
     assert (taken.id, taken.attempts, taken.state) == ("a", 2, "running")
+    assert (taken.n_cut, taken.n_lost) == (1, 0)
+    other = again.claim()
+    assert other is not None
+    assert (other.id, other.n_cut) == ("b", 0)
 
 
 def test_an_attempt_that_its_surroundings_spoilt_does_not_count(
@@ -98,15 +102,15 @@ def test_an_attempt_that_its_surroundings_spoilt_does_not_count(
 ) -> None:
     queue.add(job("a"))
     queue.claim()
-    queue.release("a", pause_s=10, reason="the disk is full", counts=False)
+    queue.release("a", pause_s=10, reason="the disk is full", lost=False)
     assert queue.claim() is None
     clock.now += 10
     taken = queue.claim()
     assert taken is not None
-    assert (taken.attempts, taken.reason) == (1, "the disk is full")
-    queue.release("a", pause_s=0, reason="the worker ended", counts=True)
+    assert (taken.n_lost, taken.reason) == (0, "the disk is full")
+    queue.release("a", pause_s=0, reason="the worker ended", lost=True)
     assert (again := queue.claim()) is not None
-    assert again.attempts == 2
+    assert (again.n_lost, again.attempts) == (1, 3)
 
 
 def test_a_job_ends_once(queue: JobQueue) -> None:
@@ -116,7 +120,7 @@ def test_a_job_ends_once(queue: JobQueue) -> None:
     queue.claim()
     queue.finish("a", "done", deliveries=[out("a")])
     queue.finish("a", "failed", reason="a late worker", deliveries=[Delivery("a", "pacs", "")])
-    queue.release("a", pause_s=0, reason="", counts=True)
+    queue.release("a", pause_s=0, reason="", lost=True)
     assert queue.counts() == {"queued": 0, "running": 0, "done": 1, "fallback": 0, "failed": 0}
     assert queue.waiting_deliveries() == {"out": 1}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ import h5py
 from ldmpir_edge.errors import ScanError, ScanFormatError
 from ldmpir_edge.scans.dicom_in import is_dicom, read_dicom
 from ldmpir_edge.scans.fastmri import is_fastmri, read_fastmri
-from ldmpir_edge.scans.hdf5 import open_hdf5
+from ldmpir_edge.scans.hdf5 import open_hdf5, reading
 from ldmpir_edge.scans.images_in import GZIP_MAGIC, open_nifti, open_npy
 from ldmpir_edge.scans.ismrmrd_file import find_dataset_group, open_ismrmrd
 from ldmpir_edge.scans.model import Scan
@@ -98,19 +98,25 @@ def _open_file(path: Path) -> Iterator[Scan]:
 
 @contextmanager
 def _open_hdf5_scan(path: Path, file: h5py.File) -> Iterator[Scan]:
+    with ExitStack() as stack:
+        # In a damaged file the library fails wherever it is first asked.
+        with reading(path, "its structure"):
+            scan = _enter_hdf5_scan(stack, path, file)
+        yield scan
+
+
+def _enter_hdf5_scan(stack: ExitStack, path: Path, file: h5py.File) -> Scan:
     if is_sinogram(file):
-        yield read_sinogram(path, file)
-    elif is_fastmri(file):
-        yield read_fastmri(path, file)
-    elif (group := find_dataset_group(file)) is not None:
-        with open_ismrmrd(path, group) as scan:
-            yield scan
-    else:
-        members = ", ".join(sorted(file)[:6]) or "nothing"
-        raise ScanFormatError(
-            f"{path}: HDF5 without a scan (it holds {members}); expected /kspace (fastMRI), "
-            "a group with xml and data (ISMRMRD) or /sinogram"
-        )
+        return read_sinogram(path, file)
+    if is_fastmri(file):
+        return read_fastmri(path, file)
+    if (group := find_dataset_group(file)) is not None:
+        return stack.enter_context(open_ismrmrd(path, group))
+    members = ", ".join(sorted(file)[:6]) or "nothing"
+    raise ScanFormatError(
+        f"{path}: HDF5 without a scan (it holds {members}); expected /kspace (fastMRI), "
+        "a group with xml and data (ISMRMRD) or /sinogram"
+    )
 
 
 def _files(path: Path) -> list[Path]:

@@ -63,7 +63,7 @@ def _view(appliance: Appliance, now: float) -> dict[str, Any]:
         "waiting": {
             name: appliance.queue.waiting_deliveries().get(name, 0) for name in appliance.couriers
         },
-        "doors": appliance.config.doors,
+        "doors": appliance.open_doors,
         "engines": appliance.supervisor.engines,
         "jobs": [_row(appliance, job) for job in recent[:N_SHOWN]],
         "latency": bar_plot([_seconds(job) for job in ended]),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT, MARGIN = 420, 120, 28
+WIDTH, HEIGHT = 420, 120
+TOP, SIDE = 22, 6
+"""Room for the words above the bars, and beside and below them."""
 
 
 @dataclass(frozen=True)
@@ -24,21 +26,20 @@ class BarPlot:
     top: float
     width: int = WIDTH
     height: int = HEIGHT
-    margin: int = MARGIN
 
 
 def bar_plot(values: Sequence[float]) -> BarPlot:
     """Lay out bars for values of 0 and more; the highest reaches the top."""
     top = max(values, default=0.0)
-    inner_width, inner_height = WIDTH - MARGIN - 4, HEIGHT - 2 * 8
+    inner_width, inner_height = WIDTH - 2 * SIDE, HEIGHT - TOP - SIDE
     step = inner_width / max(len(values), 1)
     bars = []
     for index, value in enumerate(values):
         height = inner_height * value / top if top > 0 else 0.0
         bars.append(
             (
-                round(MARGIN + index * step, 2),
-                round(HEIGHT - 8 - height, 2),
+                round(SIDE + index * step, 2),
+                round(HEIGHT - SIDE - height, 2),
                 round(max(step * 0.8, 0.5), 2),
                 round(height, 2),
             )

@@ -28,6 +28,9 @@ MAX_KEY = 256
 MAX_FORM = 16_384
 """Bytes that a form may have around its scan."""
 
+REPEAT_S = 600.0
+"""How long a scan that is here already may take to be sent again."""
+
 _PIECE = 2**20
 _STATUS: tuple[tuple[type[LdmpirError], int], ...] = (
     (PayloadTooLargeError, 413),
@@ -176,13 +179,14 @@ def _reconstructions(appliance: Appliance) -> APIRouter:
     @router.post("", status_code=202, openapi_extra=_FORM, responses=_REFUSALS)
     async def submit(request: Request, response: Response) -> Accepted:
         """Take a scan; the answer comes once it is safe on disk."""
-        client: str = request.state.client
-        origin = _origin(client, request.headers.get("idempotency-key"))
-        job_id = None
-        if origin is not None:
-            job_id = await run_in_threadpool(appliance.queue.find_origin, origin)
-        if job_id is None:
-            job_id = await _receive(appliance, request, client, origin)
+        body = Body(request.receive, request.headers)
+        try:
+            job_id = await _receive(appliance, request, body)
+        except LdmpirError:
+            await body.discard()
+            raise
+        except TimeoutError as err:
+            raise HTTPException(408, "the scan stopped arriving; send it again") from err
         job = await run_in_threadpool(appliance.queue.get, job_id)
         response.headers["location"] = f"/v1/reconstructions/{job_id}"
         return Accepted(id=job_id, state="queued" if job is None else job.state)
@@ -239,15 +243,17 @@ def _monitoring(appliance: Appliance) -> APIRouter:
     return router
 
 
-async def _receive(appliance: Appliance, request: Request, client: str, origin: str | None) -> str:
-    body = Body(request.receive, request.headers)
-    try:
-        return await _take(appliance, request.headers, body, client, origin)
-    except LdmpirError:
-        await body.discard()
-        raise
-    except TimeoutError as err:
-        raise HTTPException(408, "the scan stopped arriving; send it again") from err
+async def _receive(appliance: Appliance, request: Request, body: Body) -> str:
+    """Answer the id of the job that the request makes, or has made before."""
+    client: str = request.state.client
+    origin = _origin(client, request.headers.get("idempotency-key"))
+    if origin is not None:
+        known = await run_in_threadpool(appliance.queue.find_origin, origin)
+        if known is not None:
+            # All of it: the answer was lost once already.
+            await body.discard(appliance.config.limits.max_payload_bytes + MAX_FORM, REPEAT_S)
+            return known
+    return await _take(appliance, request.headers, body, client, origin)
 
 
 async def _take(

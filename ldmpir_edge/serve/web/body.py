@@ -44,15 +44,17 @@ class Body:
         while self._more:
             yield await self._next(SILENCE_S)
 
-    async def discard(self) -> None:
-        """Read what a refused client is still sending, within limits, so that it reads the answer.
+    async def discard(
+        self, max_bytes: int = MAX_DISCARDED, max_seconds: float = MAX_DISCARD_S
+    ) -> None:
+        """Read what is still being sent and not wanted, within limits: then the answer is read.
 
         Closing a connection with unread data resets it, and the client never learns why. One that
         waits for permission to send (RFC 9110, 10.1.1) gets its answer at once.
         """
-        until, n_bytes = time.monotonic() + MAX_DISCARD_S, 0
+        until, n_bytes = time.monotonic() + max_seconds, 0
         try:
-            while self._asked and self._more and n_bytes <= MAX_DISCARDED:
+            while self._asked and self._more and n_bytes <= max_bytes:
                 n_bytes += len(await self._next(max(until - time.monotonic(), 0.0)))
         except (TimeoutError, ClientDisconnect):
             self._more = False

@@ -1,6 +1,6 @@
 """Everything that comes from outside, changed at random: refused in one way, or taken; no more.
 
-The short run is part of CI. The long one, 200,000 cases a parser, is `pytest -m slow`.
+The short run is part of CI. The long one, 100,000 cases a parser, is `pytest -m slow`.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def test_a_repeated_request_is_answered_with_the_first_id(client: httpx.Client) 
 def test_a_large_scan_that_is_not_wanted_still_gets_its_answer(
     appliance: Appliance, client: httpx.Client
 ) -> None:
-    """What the client has not sent yet must not meet a closed connection, which loses the answer."""
+    """What the client still sends must not meet a closed connection, which loses the answer."""
     first = post(client, b"data", **{"Idempotency-Key": "large"}).json()["id"]
     for key, status in (("large", 202), ("x" * 300, 400)):
         answer = post(client, bytes(MAX_BYTES - 1000), **{"Idempotency-Key": key})

@@ -24,13 +24,12 @@ from ldmpir_edge.serve.config import ServeConfig, load_config
 from ldmpir_edge.serve.engines import Engines
 from ldmpir_edge.serve.logs import configure_logs
 from ldmpir_edge.serve.memory import limit_memory
+from ldmpir_edge.serve.parent_process import die_with_parent
 from ldmpir_edge.serve.schedule import Latencies
 from ldmpir_edge.serve.work import Order, outcome_to_dict, reconstruct
 
 LOOK_S = 2.0
 """How often the bundles' files are looked at."""
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Worker:
@@ -100,7 +99,8 @@ class Worker:
 
 def main() -> None:
     """Run the worker for the front that the arguments name."""
-    _die_with_the_front(int(sys.argv[2]))
+    # Elsewhere than on Linux the closed socket ends it, once it looks there.
+    die_with_parent(int(sys.argv[2]))
     # The front decides when a keyboard's interruption ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.umask(0o077)
@@ -110,17 +110,6 @@ def main() -> None:
             Worker(line).run()
         except (BrokenPipeError, ConnectionResetError):
             return  # the front is gone, and its queue knows that this job is not done
-
-
-def _die_with_the_front(front: int) -> None:
-    """Ask Linux to end this process with its parent; elsewhere the closed socket ends it."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != front:  # it ended before the request
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from ldmpir_edge.serve.courier import Courier, FolderTarget
 from ldmpir_edge.serve.intake import Intake
 from ldmpir_edge.serve.jobs import Delivery, Job
 from ldmpir_edge.serve.metrics import Metrics
+from ldmpir_edge.serve.parent_process import die_with_parent
 from ldmpir_edge.serve.queue import JobQueue
 from ldmpir_edge.serve.state_folder import StateFolder
 
@@ -108,10 +109,12 @@ def run(folder: Path, n_jobs: int) -> None:
 def main() -> None:
     folder, n_jobs, n_kills, seed = Path(sys.argv[1]), *map(int, sys.argv[2:])
     draws = random.Random(seed)  # noqa: S311 - nor is a moment
+    script = os.getpid()
     for _ in range(n_kills):
         # A fork of this process, which has one thread: what it imports is imported once.
         pid = os.fork()
         if pid == 0:
+            die_with_parent(script)
             run(folder, n_jobs)
             signal.pause()  # a kill finds it idle
         time.sleep(draws.uniform(0.01, 0.25))

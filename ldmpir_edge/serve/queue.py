@@ -23,6 +23,12 @@ SCHEMA_VERSION = 1
 MAX_PAUSE_S = 600.0
 """Longest wait between two attempts to deliver."""
 
+MANY_CUTS = 8
+"""After so many runs of the appliance that ended with a job, others go before it."""
+
+CUT_PAUSE_S = 10.0
+"""For how long."""
+
 _SCHEMA = """
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY,
@@ -107,13 +113,17 @@ class JobQueue:
     def recover(self) -> list[str]:
         """Put the jobs that were running when the process ended back into the queue.
 
+        One that many runs have ended with, by chance or not, lets the others go first.
+
         Returns
         -------
             The unfinished jobs, all queued now.
         """
         with self._transaction():
             self._db.execute(
-                "UPDATE jobs SET state = 'queued', n_cut = n_cut + 1 WHERE state = 'running'"
+                "UPDATE jobs SET state = 'queued', n_cut = n_cut + 1, not_before = "
+                "CASE WHEN n_cut + 1 < ? THEN not_before ELSE ? END WHERE state = 'running'",
+                (MANY_CUTS, self._clock() + CUT_PAUSE_S),
             )
             return [row[0] for row in self._db.execute("SELECT id FROM jobs WHERE state='queued'")]
 

@@ -19,7 +19,7 @@ from ldmpir_edge.serve.config import OUT, Route, ServeConfig
 from ldmpir_edge.serve.courier import Target
 from ldmpir_edge.serve.jobs import Delivery, Job
 from ldmpir_edge.serve.metrics import Metrics
-from ldmpir_edge.serve.queue import JobQueue
+from ldmpir_edge.serve.queue import MANY_CUTS, JobQueue
 from ldmpir_edge.serve.state_folder import StateFolder, folder_bytes
 from ldmpir_edge.serve.work import RESULT, Order, Outcome
 from ldmpir_edge.serve.worker_process import WorkerLostError, WorkerProcess
@@ -32,9 +32,10 @@ STALL_S = 300.0
 
 LEAST_STALL_S = 10.0
 
-MAX_LOST, MAX_CUT = 4, 16
-"""How many workers, and how many runs of the appliance, a job may take with it; after half as
-many the engine is left out. Of the second kind more are needed: a power cut is no job's fault."""
+MAX_LOST, MAX_CUT = 4, 100
+"""How many workers, and how many runs of the appliance, a job may take with it; after half of the
+first, or `MANY_CUTS`, the engine is left out. A power cut is no job's fault: the second is only
+there to end what ends the machine each time."""
 
 FULL_DISK_PAUSE_S = 30.0
 RESTART_PAUSE_S = 5.0
@@ -213,7 +214,7 @@ class Supervisor:
         shutil.rmtree(attempt, ignore_errors=True)
         attempt.mkdir(mode=0o700, exist_ok=True)
         classical = self._blamed.get(job.id)
-        if classical is None and (2 * job.n_lost >= MAX_LOST or 2 * job.n_cut >= MAX_CUT):
+        if classical is None and (2 * job.n_lost >= MAX_LOST or job.n_cut >= MANY_CUTS):
             classical = _cuts(job)
         return Order(
             job_id=job.id,

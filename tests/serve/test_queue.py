@@ -10,7 +10,7 @@ import pytest
 
 from ldmpir_edge.errors import StateError
 from ldmpir_edge.serve.jobs import Delivery, Job
-from ldmpir_edge.serve.queue import MAX_PAUSE_S, JobQueue
+from ldmpir_edge.serve.queue import CUT_PAUSE_S, MANY_CUTS, MAX_PAUSE_S, JobQueue
 
 DAY_S = 86400.0
 
@@ -95,6 +95,23 @@ def test_a_restart_puts_running_jobs_back(queue: JobQueue, tmp_path: Path) -> No
     other = again.claim()
     assert other is not None
     assert (other.id, other.n_cut) == ("b", 0)
+
+
+def test_a_job_that_many_runs_ended_with_lets_the_others_go_first(
+    queue: JobQueue, clock: Clock
+) -> None:
+    for name in "ab":
+        queue.add(job(name))
+    for _ in range(MANY_CUTS):
+        assert (first := queue.claim()) is not None
+        assert first.id == "a"
+        queue.recover()
+    assert (other := queue.claim()) is not None
+    assert other.id == "b"
+    assert queue.claim() is None
+    clock.now += CUT_PAUSE_S
+    assert (last := queue.claim()) is not None
+    assert (last.id, last.n_cut) == ("a", MANY_CUTS)
 
 
 def test_an_attempt_that_its_surroundings_spoilt_does_not_count(

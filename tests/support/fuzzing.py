@@ -63,9 +63,10 @@ def fuzz(seed: bytes, n_cases: int, check: Callable[[bytes], None]) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def timed(data: bytes) -> None:
-        started = time.perf_counter()
+        # Processor time: the parsers wait for nothing, and this process may be held up.
+        started = time.process_time()
         check(data)
-        assert time.perf_counter() - started < MAX_CASE_S, "it hangs, or nearly so"
+        assert time.process_time() - started < MAX_CASE_S, "it hangs, or nearly so"
 
     def run(given_data: Callable[[Callable[[bytes], None]], Callable[[], None]], n: int) -> None:
         for start in range(0, n, BATCH):

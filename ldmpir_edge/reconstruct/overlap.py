@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from typing import TypeVar
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 Prepared = TypeVar("Prepared")
 Ran = TypeVar("Ran")
@@ -38,7 +40,7 @@ def overlap(
     """
     # The limit is lifted only after the thread has ended: OpenBLAS must not change its number of
     # threads while a product runs.
-    with threadpool_limits(1, user_api="blas"):
+    with _libraries(len(sys.modules)).limit(limits=1, user_api="blas"):
         pool = ThreadPoolExecutor(1, thread_name_prefix="ldmpir-beside-engine")
         try:
             ahead = pool.submit(prepare, items[0])
@@ -56,3 +58,9 @@ def overlap(
                 yield behind.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@lru_cache(maxsize=1)
+def _libraries(n_modules: int) -> ThreadpoolController:
+    """Find the loaded libraries, which takes milliseconds: again only after another import."""
+    return ThreadpoolController()

@@ -308,7 +308,9 @@ class Reconstructor:
             return piece
 
         def warm_up() -> None:
-            # Only a guess, to save time: what cannot be loaded is said when it is needed.
+            # Only to save time: what cannot be read or loaded is said when it is needed.
+            with suppress(OSError):
+                _ = scan.content_sha256
             if withhold(order[0]) is None:
                 with suppress(LdmpirError), self._timed("load"):
                     self.engine(likely_family(scan, task))

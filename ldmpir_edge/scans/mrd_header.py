@@ -102,7 +102,8 @@ def parse_mrd_header(path: Path, xml: str) -> MrdHeader:
     if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
         raise ScanFormatError(f"{path}: the XML header declares a document type; remove it")
     try:
-        root = ElementTree.fromstring(xml.encode())  # noqa: S314 - entities were refused above
+        # As text: the encoding that the header declares must not say what the bytes mean.
+        root = ElementTree.fromstring(xml)  # noqa: S314 - entities were refused above
     except (ElementTree.ParseError, ValueError) as err:
         raise ScanFormatError(
             f"{path}: the ISMRMRD header is not XML ({err}); export the scan again"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,9 +12,14 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 from small_scans import write_fastmri, write_sinogram
 
+from ldmpir_edge.bundle import find_bundle
+from ldmpir_edge.physics.problem import FAMILIES, Family
+from ldmpir_edge.reconstruct import load
 from ldmpir_edge.serve.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,3 +128,51 @@ def test_the_python_example_reconstructs(tmp_path: Path) -> None:
         "head.h5 slice 0",
     ]
     assert all(line.endswith("model") for line in lines)
+
+
+@pytest.fixture(scope="module")
+def cpp_example(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """The C++ example, built against the wheel's library, and its environment."""
+    headers = Path(os.environ.get("ORT_INCLUDE", "/usr/include/onnxruntime"))
+    if shutil.which("g++") is None or not (headers / "onnxruntime_c_api.h").is_file():
+        pytest.skip("no g++ or no headers of ONNX Runtime: Debian 13's libonnxruntime-dev has them")
+    folder = tmp_path_factory.mktemp("cpp")
+    (library,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*")
+    (folder / "libonnxruntime.so.1").symlink_to(library)
+    subprocess.run(
+        [
+            *("g++", "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-I", headers),
+            *(KITS / "embedding-cpp" / "reconstruct.cpp", folder / "libonnxruntime.so.1"),
+            *("-o", folder / "reconstruct"),
+        ],
+        check=True,
+        timeout=120,
+    )
+    return folder / "reconstruct", {**os.environ, "LD_LIBRARY_PATH": str(folder)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_cpp_example_gives_what_python_gives(
+    cpp_example: tuple[Path, dict[str, str]], tmp_path: Path, family: Family
+) -> None:
+    program, environment = cpp_example
+    reconstructor = load("ldmpir-2m", backend="onnxruntime")
+    command = [program, reconstructor.bundle.path, family, tmp_path / "image"]
+    subprocess.run([*map(str, command)], check=True, env=environment, timeout=60)
+    inputs = reconstructor.bundle.golden(family).inputs
+    expected = reconstructor.engine(family).run(inputs)["image"]
+    image = np.fromfile(tmp_path / "image", "<f4").reshape(expected.shape)
+    np.testing.assert_allclose(image, expected, atol=1e-4)
+
+
+def test_the_cpp_example_refuses_a_damaged_bundle(
+    cpp_example: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    program, environment = cpp_example
+    whole = find_bundle("ldmpir-2m").read_bytes()
+    for data in (whole[:-100], whole[:1000] + whole[-100_000:], b""):
+        (tmp_path / "bad").write_bytes(data)
+        command = [program, tmp_path / "bad", "pointwise"]
+        done = subprocess.run(command, check=False, env=environment, capture_output=True)
+        assert done.returncode == 1, done
+        assert b"bundle" in done.stderr

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +18,6 @@ from ldmpir_edge.reconstruct import Reconstructor
 from ldmpir_edge.serve.bundles import open_route_bundle, variants
 from ldmpir_edge.serve.config import Route
 from ldmpir_edge.serve.schedule import Variant
-
-_AT_ONCE = 2
-"""Engines that are loaded side by side: of compiled ones most of the time is one thread's."""
 
 _Key = tuple[str, str | None]
 """Name of the bundle and of the engine: routes that share both share the engines."""
@@ -71,11 +66,10 @@ class BundleEngines:
     def test(self, precisions: Iterable[Precision], families: Sequence[Family]) -> None:
         """Run the golden pairs, which are of the default number of steps, on this device."""
         held = [family.name for family in self.bundle.manifest.families]
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for precision in precisions:
-                self.reconstructor((self.bundle.manifest.sampler.default_n_steps, precision))
-                wanted = [family for family in families if family in held]
-                self.tests += pool.map(partial(self._test, precision=precision), wanted)
+        for precision in precisions:
+            for family in families:
+                if family in held:
+                    self.tests.append(self._test(family, precision))
 
     def refusal(self, precision: Precision) -> str | None:
         """Answer why no engine of this precision may be used, or None."""
@@ -90,7 +84,7 @@ class BundleEngines:
             reconstructor.close()
         self._reconstructors.clear()
 
-    def _test(self, family: Family, *, precision: Precision) -> GoldenTest:
+    def _test(self, family: Family, precision: Precision) -> GoldenTest:
         n_steps = self.bundle.manifest.sampler.default_n_steps
         backend, seconds = self._backend or "", 0.0
         try:

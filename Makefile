@@ -5,10 +5,11 @@ VENV      = .venv
 DEMO_VENV = .venv-demo
 DEMO      = demo
 DIST      = dist
+DOCS      = build/docs
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check format wheel clean
+.PHONY: help demo test slow check docs format wheel clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -30,11 +31,16 @@ test: $(VENV)/.installed ## Set up the development environment and run the tests
 slow: $(VENV)/.installed ## Run the tests that take over a minute
 	$(VENV)/bin/python -m pytest -m slow $(PYTEST_ARGS)
 
-check: $(VENV)/.installed ## Lint, formatting, types and the import rules
+check: $(VENV)/.installed ## Lint, formatting, docstrings, types and the import rules
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/interrogate ldmpir_edge
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+# The notice is an advertisement for another generator.
+docs: $(VENV)/.installed ## Build the documentation site, which needs no network to be read
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --site-dir $(abspath $(DOCS))
 
 format: $(VENV)/.installed ## Format the code and repair what the linter can
 	$(VENV)/bin/ruff check --fix

@@ -7,20 +7,24 @@ from dataclasses import dataclass
 
 SHELL = frozenset({"bash", "console", "sh", "shell"})
 # An indented fence belongs to a list item.
-_FENCE = re.compile(r"^[ ]*(`{3,})[ ]*([\w-]*)[^\n]*\n(.*?)^[ ]*\1[ ]*$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(
+    r"^[ ]*(`{3,})[ ]*([\w-]*)(?:[ ]+title=\"([^\"\n]+)\")?[^\n]*\n(.*?)^[ ]*\1[ ]*$",
+    re.DOTALL | re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: its language in lower case and its text."""
+    """One fenced block: its language in lower case, its text, and the file that it shows."""
 
     language: str
     text: str
+    title: str | None = None
 
 
 def read_blocks(markdown: str) -> list[Block]:
     """Return the fenced blocks in order."""
-    return [Block(m[2].lower(), m[3]) for m in _FENCE.finditer(markdown)]
+    return [Block(m[2].lower(), m[4], m[3]) for m in _FENCE.finditer(markdown)]
 
 
 def commands(block: Block) -> list[str]:

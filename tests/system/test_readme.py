@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from page_runner import COVERED_BY, run_block
 from readme_blocks import SHELL, Block, commands, read_blocks
 
 from ldmpir_edge.scans.sample import write_sample
 
 ROOT = Path(__file__).resolve().parents[2]
-
-COVERED_BY: dict[str, str] = {
-    r"git clone \S+": ".ci/run",
-    r"cd \S+": ".ci/run",
-    r"make (demo|test|check|wheel)( [A-Z_]+=\S+)*": ".ci/run",
-    r"\.ci/run": ".ci/run",
-    r"python3? -m venv \S+": "Makefile",
-    r"(source|\.) \S+/bin/activate": "Makefile",
-    r"pip install (-e )?'?(ldmpir-edge|\.)(\[[a-z,]+\])?'?": ".ci/run",
-    r"pip install -c constraints/dev\.txt -e '\.\[dev\]'": "Makefile",
-    r"ldmpir-edge train .*": "tests/training",
-    r"ldmpir-edge export .*": "tests/export",
-}
-"""Commands too long for a test or that build the environment, and what runs them instead.
-
-Everything else in a shell block is run here.
-"""
-
-RUN_TIMEOUT_S = 240
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +26,16 @@ def test_every_shell_command_works(workplace: Path) -> None:
     shown = [line for block in _readme() if block.language in SHELL for line in commands(block)]
     assert "make demo" in shown
     assert "make test" in shown
-    for line in shown:
-        if not any(re.fullmatch(pattern, line) for pattern in COVERED_BY):
-            _run(["bash", "-ec", line], line, workplace)
+    for block in _readme():
+        if block.language in SHELL:
+            run_block(block, workplace)
 
 
 def test_every_python_example_works(workplace: Path) -> None:
-    examples = [block.text for block in _readme() if block.language == "python"]
-    assert any("ldmpir_edge.load" in text for text in examples)
-    for text in examples:
-        _run([sys.executable, "-c", text], text, workplace)
+    examples = [block for block in _readme() if block.language == "python"]
+    assert any("ldmpir_edge.load" in block.text for block in examples)
+    for block in examples:
+        run_block(block, workplace)
 
 
 def test_every_block_names_its_language() -> None:
@@ -86,19 +64,3 @@ def test_commands_are_read_as_a_shell_reads_them() -> None:
 
 def _readme() -> list[Block]:
     return read_blocks((ROOT / "README.md").read_text(encoding="utf-8"))
-
-
-def _run(argv: list[str], shown: str, folder: Path) -> None:
-    scripts = Path(sys.executable).parent
-    path = os.pathsep.join((str(scripts), os.environ.get("PATH", os.defpath)))
-    result = subprocess.run(
-        argv,
-        cwd=folder,
-        env={**os.environ, "PATH": path},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=RUN_TIMEOUT_S,
-        check=False,
-    )
-    assert result.returncode == 0, f"the README's\n{shown}\nfailed:\n{result.stderr}"

@@ -18,6 +18,7 @@ from ldmpir_edge.physics.image_problem import (
 from ldmpir_edge.physics.mri_problem import build_mri_problem
 from ldmpir_edge.physics.padding import padded_size
 from ldmpir_edge.physics.problem import Family, Problem, Task
+from ldmpir_edge.scans.coil_compression import compress_rows
 from ldmpir_edge.scans.model import ImageScan, KspaceScan, Scan, ScanInfo, SinogramScan
 from ldmpir_edge.scans.prepare_mri import prepare_mri
 from ldmpir_edge.scans.reconstruction import ReconstructedSlice
@@ -203,9 +204,12 @@ def _prepare_kspace(scan: KspaceScan, index: int) -> PreparedSlice:
         scan.recon_matrix,
         scan.calibration(index),
     )
+    data, csm = measured.data, measured.csm
+    if measured.is_hybrid:
+        data, csm = compress_rows(data, csm)
     problem = build_mri_problem(
-        measured.data,
-        measured.csm,
+        data,
+        csm,
         measured.mask,
         measured.noise_level,
         hybrid=measured.is_hybrid,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import ldmpir_edge
 from ldmpir_edge.bundle import Bundle, open_bundle
-from ldmpir_edge.bundle.schema import Precision
+from ldmpir_edge.bundle.schema import Precision, SizeLimits
 from ldmpir_edge.errors import BackendError, LdmpirError, UsageError
 from ldmpir_edge.physics.engine_input import engine_arrays
 from ldmpir_edge.physics.problem import Family, Problem, Task
@@ -117,6 +117,11 @@ class Reconstructor:
         """Why it is this engine."""
         return self._in_use.reason if self._in_use else ""
 
+    @property
+    def limits(self) -> SizeLimits:
+        """The sizes of scans that it takes."""
+        return self.bundle.manifest.limits
+
     def close(self) -> None:
         """Free the engines."""
         for engine in self._engines.values():
@@ -188,7 +193,7 @@ class Reconstructor:
             The scan is larger or smaller than the bundle takes.
         """
         resolved = resolve_task(scan, task)
-        self.bundle.manifest.limits.check(*least_grid(scan, resolved))
+        self.limits.check(*least_grid(scan, resolved))
         return VolumeHeader(
             shape=(scan.n_slices, *output_shape(scan, resolved)),
             info=output_info(scan.info, resolved),
@@ -363,7 +368,7 @@ class Reconstructor:
 
     def _check_limits(self, prepared: PreparedSlice) -> None:
         _, height, width = prepared.problem.b.shape
-        self.bundle.manifest.limits.check(height, width, prepared.n_coils, prepared.n_views)
+        self.limits.check(height, width, prepared.n_coils, prepared.n_views)
 
     def _inputs(
         self, problem: Problem, seed: int | None, index: int

@@ -7,13 +7,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Protocol, Self
 
 from ldmpir_edge.errors import LdmpirError
-from ldmpir_edge.physics.problem import FAMILIES, Family
 from ldmpir_edge.serve.address import HostPort
 from ldmpir_edge.serve.bundles import open_route_bundle
 from ldmpir_edge.serve.config import OUT, ServeConfig, Source
@@ -87,7 +85,7 @@ class Appliance:
             self.intake = Intake(self.config, self.folder, self.queue, self.metrics)
             targets = self._targets()
             self.supervisor = Supervisor(
-                *(self.config, self.folder, self.queue, targets, self._families()),
+                *(self.config, self.folder, self.queue, targets),
                 metrics=self.metrics,
                 on_finish=self._on_finish,
             )
@@ -191,19 +189,6 @@ class Appliance:
 
             targets |= {name: PacsTarget(name, pacs) for name, pacs in self.config.pacs.items()}
         return targets
-
-    def _families(self) -> Sequence[Family]:
-        """Name the engines that the open doors can ask for, for their golden pairs."""
-        if {"http", "watch"} & set(self.config.doors):
-            return FAMILIES
-        wanted: list[Family] = []
-        if self.config.mrd is not None:
-            wanted += ["cartesian1d", "separable"]
-        if self.config.dicom is not None:
-            wanted.append("pointwise")
-            if any(route.task == "super-resolve" for route in self.config.routes):
-                wanted.append("separable")
-        return list(dict.fromkeys(wanted))
 
     def _on_finish(self, job: Job) -> None:
         self.notices.tell(job.id)

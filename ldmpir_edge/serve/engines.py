@@ -1,26 +1,39 @@
-"""The worker's engines: loaded once, tested on their golden pairs, replaced while serving."""
+"""The worker's engines: each tested on its golden pair before its first use, replaced in service.
+
+The engine that a route will need first is loaded and tested before the worker is ready, the others
+one by one while there is nothing else to do. A job that needs one before its turn waits for it.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmpir_edge.bundle import Bundle, Precision, find_bundle
+from ldmpir_edge.bundle import Bundle, Precision, SizeLimits, find_bundle
 from ldmpir_edge.bundle.limits import LIMITS, psnr_db
-from ldmpir_edge.errors import LdmpirError
+from ldmpir_edge.errors import BackendError, LdmpirError
 from ldmpir_edge.physics.problem import Family
 from ldmpir_edge.reconstruct import Reconstructor
+from ldmpir_edge.runtimes import SelectedEngine
+from ldmpir_edge.scans.limits import MAX_COILS, MAX_SIDE, MAX_VIEWS
 from ldmpir_edge.serve.bundles import open_route_bundle, variants
-from ldmpir_edge.serve.config import Route
+from ldmpir_edge.serve.config import Route, Source
+from ldmpir_edge.serve.families import route_families
 from ldmpir_edge.serve.schedule import Variant
+
+SLOW_S = 10.0
+"""Where the first engine takes longer than this, engines are built here for minutes: then all are
+tested before the worker is ready, since no job could wait for one."""
 
 _Key = tuple[str, str | None]
 """Name of the bundle and of the engine: routes that share both share the engines."""
+
+_Wanted = tuple[Precision, Family]
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,7 @@ class GoldenTest:
 
 
 class BundleEngines:
-    """One bundle's reconstructors, by variant.
+    """One bundle's reconstructors, by variant; none gives an engine that has not passed.
 
     Parameters
     ----------
@@ -46,36 +59,49 @@ class BundleEngines:
         Opened and trusted.
     backend
         Name of the engine, or None for the best here.
+    wanted
+        Precisions and families to test before they are asked for, in this order.
     """
 
-    def __init__(self, bundle: Bundle, backend: str | None) -> None:
+    def __init__(self, bundle: Bundle, backend: str | None, wanted: Iterable[_Wanted] = ()) -> None:
         self.bundle = bundle
         self.tests: list[GoldenTest] = []
         self._backend = backend
-        self._reconstructors: dict[Variant, Reconstructor] = {}
+        held = {family.name for family in bundle.manifest.families}
+        self._wanted = [one for one in wanted if one[1] in held]
+        self._reconstructors: dict[Variant, _TestedReconstructor] = {}
+
+    @property
+    def untested(self) -> list[_Wanted]:
+        """What is still to be tested, in this order."""
+        done = {(test.precision, test.family) for test in self.tests}
+        return [wanted for wanted in self._wanted if wanted not in done]
 
     def reconstructor(self, variant: Variant) -> Reconstructor:
         """Give the reconstructor of a variant, made when first asked for."""
-        if variant not in self._reconstructors:
-            n_steps, precision = variant
-            self._reconstructors[variant] = Reconstructor(
-                self.bundle, backend=self._backend, n_steps=n_steps, precision=precision
-            )
-        return self._reconstructors[variant]
+        return self._made(variant)
 
-    def test(self, precisions: Iterable[Precision], families: Sequence[Family]) -> None:
-        """Run the golden pairs, which are of the default number of steps, on this device."""
-        held = [family.name for family in self.bundle.manifest.families]
-        for precision in precisions:
-            for family in families:
-                if family in held:
-                    self.tests.append(self._test(family, precision))
+    def classical(self, variant: Variant) -> Reconstructor:
+        """Give one for scans of any size, whose slices are withheld from the engine."""
+        n_steps, precision = variant
+        return _ClassicalReconstructor(
+            self.bundle, backend=self._backend, n_steps=n_steps, precision=precision
+        )
+
+    def test(self, precision: Precision, family: Family) -> GoldenTest:
+        """Run a golden pair, which is of the default number of steps, on this device; once."""
+        for test in self.tests:
+            if (test.precision, test.family) == (precision, family):
+                return test
+        test = self._test(family, precision)
+        self.tests.append(test)
+        return test
 
     def refusal(self, precision: Precision) -> str | None:
-        """Answer why no engine of this precision may be used, or None."""
+        """Answer why no engine of this precision may be used, or None as far as is known."""
         for test in self.tests:
             if test.precision == precision and test.failure is not None:
-                return f"the {test.family} engine failed its golden pair: {test.failure}"
+                return _refusal(test)
         return None
 
     def close(self) -> None:
@@ -84,12 +110,20 @@ class BundleEngines:
             reconstructor.close()
         self._reconstructors.clear()
 
+    def _made(self, variant: Variant) -> _TestedReconstructor:
+        if variant not in self._reconstructors:
+            n_steps, precision = variant
+            self._reconstructors[variant] = _TestedReconstructor(
+                self, self._backend, n_steps, precision
+            )
+        return self._reconstructors[variant]
+
     def _test(self, family: Family, precision: Precision) -> GoldenTest:
         n_steps = self.bundle.manifest.sampler.default_n_steps
         backend, seconds = self._backend or "", 0.0
         try:
             golden = self.bundle.golden(family)
-            engine = self.reconstructor((n_steps, precision)).engine(family)
+            engine = self._made((n_steps, precision)).untested_engine(family)
             engine.run(golden.inputs)
             started = time.perf_counter()
             image = engine.run(golden.inputs)["image"][0]
@@ -107,8 +141,46 @@ class BundleEngines:
         return GoldenTest(family, precision, backend, seconds, failure)
 
 
+class _TestedReconstructor(Reconstructor):
+    """A reconstructor whose engines have given their golden pair before anything else."""
+
+    def __init__(
+        self, engines: BundleEngines, backend: str | None, n_steps: int, precision: Precision
+    ) -> None:
+        super().__init__(engines.bundle, backend=backend, n_steps=n_steps, precision=precision)
+        self._tested = engines
+
+    def engine(self, family: Family) -> SelectedEngine:
+        """Give a family's engine once it has passed; else `BackendError` says how it failed."""
+        if family in [held.name for held in self.bundle.manifest.families]:
+            test = self._tested.test(self.precision, family)
+            if test.failure is not None:
+                raise BackendError(_refusal(test))
+        return super().engine(family)
+
+    def untested_engine(self, family: Family) -> SelectedEngine:
+        """Give a family's engine for its test."""
+        return super().engine(family)
+
+
+class _ClassicalReconstructor(Reconstructor):
+    """A reconstructor for what is larger than the network may have: the readers' limits hold."""
+
+    @property
+    def limits(self) -> SizeLimits:
+        """The sizes of scans that it takes."""
+        return SizeLimits(
+            min_height=1,
+            max_height=MAX_SIDE,
+            min_width=1,
+            max_width=MAX_SIDE,
+            max_coils=MAX_COILS,
+            max_views=MAX_VIEWS,
+        )
+
+
 class Engines:
-    """All engines of the worker, by route.
+    """All engines of the worker, by route; made once each route's likeliest has been tested.
 
     Parameters
     ----------
@@ -116,8 +188,8 @@ class Engines:
         Of the configuration.
     allow_unsigned
         Take bundles that no trusted key signed.
-    families
-        What the open doors can bring, for the golden pairs.
+    doors
+        Those that are on: what they can bring is tested before it comes.
 
     Raises
     ------
@@ -126,45 +198,72 @@ class Engines:
     """
 
     def __init__(
-        self, routes: Sequence[Route], *, allow_unsigned: bool, families: Sequence[Family]
+        self, routes: Sequence[Route], *, allow_unsigned: bool, doors: Collection[Source]
     ) -> None:
-        self._routes, self._families = routes, families
+        self._routes, self._doors = routes, doors
         self._allow_unsigned = allow_unsigned
         self._engines: dict[_Key, BundleEngines] = {}
+        self._arriving: dict[_Key, BundleEngines] = {}
         self._stamps: dict[_Key, tuple[int, ...]] = {}
         self._not_taken: dict[_Key, str] = {}
         for route in routes:
             key = _key(route)
             if key not in self._engines:
                 self._stamps[key] = _stamp(route.bundle)
-                self._engines[key] = self._load(key)
+                self._engines[key] = self._open(key)
+        self._test_first()
+
+    @property
+    def has_untested(self) -> bool:
+        """Whether `test_next` has something to do."""
+        waiting = (*self._engines.values(), *self._arriving.values())
+        return any(engines.untested for engines in waiting)
 
     def of(self, route: Route) -> BundleEngines:
         """Give the engines that serve a route now."""
         return self._engines[_key(route)]
 
     def usable(self, route: Route) -> tuple[Variant, ...]:
-        """List a route's variants whose engines passed their golden pairs, best first."""
+        """List a route's variants of which no engine failed its golden pair, best first."""
         engines = self.of(route)
         allowed = variants(route, engines.bundle)
         return tuple(variant for variant in allowed if engines.refusal(variant[1]) is None)
 
-    def refresh(self) -> bool:
-        """Load bundles whose files changed; the old one serves until the new one has passed.
+    def test_next(self) -> None:
+        """Test one engine: of those that serve, then of a bundle that is to serve.
 
-        Returns
-        -------
-            Whether anything was tried, so that `describe` may say something else.
+        A new bundle serves once all its engines have passed, and until then the old one does.
         """
-        tried = False
+        for engines in self._engines.values():
+            if engines.untested:
+                engines.test(*engines.untested[0])
+                return
+        for key, arriving in self._arriving.items():
+            test = arriving.test(*arriving.untested[0])
+            if test.failure is not None:
+                self._refuse(key, f"it failed its golden pair: {test.failure}")
+            elif not arriving.untested:
+                self._replace(key)
+            return
+
+    def refresh(self) -> None:
+        """Open bundles whose files changed; `test_next` does the rest."""
         for key, known in self._stamps.items():
             stamp = _stamp(key[0])
-            if stamp and stamp != known:
-                # Also where it fails: a file that is still being written changes once more.
-                self._stamps[key] = stamp
+            if not stamp or stamp == known:
+                continue
+            # Also where it fails: a file that is still being written changes once more.
+            self._stamps[key] = stamp
+            try:
+                opened = self._open(key)
+            except LdmpirError as err:
+                self._refuse(key, str(err))
+                continue
+            if key in self._arriving:
+                self._arriving[key].close()
+            self._arriving[key] = opened
+            if not opened.untested:
                 self._replace(key)
-                tried = True
-        return tried
 
     def describe(self) -> list[dict[str, Any]]:
         """Describe what serves each route, as JSON values."""
@@ -179,38 +278,53 @@ class Engines:
                     "bundle_sha256": engines.bundle.digest,
                     "bundle_not_taken": self._not_taken.get(_key(route)),
                     "golden": [asdict(test) for test in engines.tests],
+                    "untested": [
+                        {"family": family, "precision": precision}
+                        for precision, family in engines.untested
+                    ],
                 }
             )
         return described
 
     def close(self) -> None:
         """Free all engines."""
-        for engines in self._engines.values():
+        for engines in (*self._engines.values(), *self._arriving.values()):
             engines.close()
 
-    def _load(self, key: _Key) -> BundleEngines:
+    def _open(self, key: _Key) -> BundleEngines:
         sharing = [route for route in self._routes if _key(route) == key]
         for route in sharing:
             bundle = open_route_bundle(route, allow_unsigned=self._allow_unsigned)
-        engines = BundleEngines(bundle, key[1])
-        wanted = dict.fromkeys(precision for route in sharing for precision in route.precisions)
-        engines.test(wanted, self._families)
-        return engines
+        wanted = [
+            (precision, family)
+            for route in sharing
+            for precision in route.precisions
+            for family in route_families(route, self._doors)
+        ]
+        return BundleEngines(bundle, key[1], dict.fromkeys(wanted))
+
+    def _test_first(self) -> None:
+        """Test the engine that each route will need first, and all where they take so long."""
+        started = time.monotonic()
+        for route in self._routes:
+            engines = self.of(route)
+            mine = route_families(route, self._doors)
+            for precision, family in engines.untested:
+                if precision == route.precisions[0] and family == mine[0]:
+                    engines.test(precision, family)
+        if time.monotonic() - started > SLOW_S:
+            while self.has_untested:
+                self.test_next()
 
     def _replace(self, key: _Key) -> None:
-        try:
-            replacement = self._load(key)
-        except LdmpirError as err:
-            self._not_taken[key] = str(err)
-            return
-        failures = [test.failure for test in replacement.tests if test.failure is not None]
-        if failures:
-            self._not_taken[key] = f"it failed its golden pair: {failures[0]}"
-            replacement.close()
-            return
         self._not_taken.pop(key, None)
         self._engines[key].close()
-        self._engines[key] = replacement
+        self._engines[key] = self._arriving.pop(key)
+
+    def _refuse(self, key: _Key, reason: str) -> None:
+        self._not_taken[key] = reason
+        if key in self._arriving:
+            self._arriving.pop(key).close()
 
 
 def _key(route: Route) -> _Key:
@@ -224,6 +338,10 @@ def _stamp(bundle: str) -> tuple[int, ...]:
     except (LdmpirError, OSError):
         return ()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _refusal(test: GoldenTest) -> str:
+    return f"the {test.family} engine failed its golden pair: {test.failure}"
 
 
 def _largest(image: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

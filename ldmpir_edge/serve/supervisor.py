@@ -8,13 +8,12 @@ import select
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ldmpir_edge.errors import OverloadError
-from ldmpir_edge.physics.problem import Family
 from ldmpir_edge.serve.config import OUT, Route, ServeConfig
 from ldmpir_edge.serve.courier import Target
 from ldmpir_edge.serve.jobs import Delivery, Job
@@ -55,8 +54,6 @@ class Supervisor:
         Of the appliance.
     targets
         By name, for what a result's deliveries are.
-    families
-        Whose golden pairs the worker runs before it is ready.
     metrics
         Counts jobs that ended and workers that were lost.
     on_finish
@@ -71,13 +68,12 @@ class Supervisor:
         folder: StateFolder,
         queue: JobQueue,
         targets: Mapping[str, Target],
-        families: Sequence[Family],
         metrics: Metrics,
         on_finish: OnFinish,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config, self._folder, self._queue = config, folder, queue
-        self._targets, self._families, self._on_finish = targets, families, on_finish
+        self._targets, self._on_finish = targets, on_finish
         self._metrics, self._clock = metrics, clock
         self._routes = {route.name: route for route in config.routes}
         self._worker: WorkerProcess | None = None
@@ -135,7 +131,7 @@ class Supervisor:
             self._worker.end()
 
     def _start_worker(self) -> WorkerProcess | None:
-        worker = WorkerProcess(self._config, self._families, self._folder.root / "latencies.json")
+        worker = WorkerProcess(self._config, self._folder.root / "latencies.json")
         until = time.monotonic() + START_S
         try:
             # In short waits, so that the appliance can be stopped meanwhile.
@@ -169,7 +165,9 @@ class Supervisor:
             if test["failure"]
         ]
         self.not_ready = f"golden pair failed, {failures[0]}" if failures else None
-        _log.info("engines loaded", extra={"n_routes": len(engines), "n_failed": len(failures)})
+        told = {"n_routes": len(engines), "n_failed": len(failures)}
+        told["n_untested"] = sum(len(engine["untested"]) for engine in engines)
+        _log.info("engines loaded", extra=told)
 
     def _drop_worker(self, reason: str) -> None:
         if self._worker is not None:

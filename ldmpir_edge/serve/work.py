@@ -23,6 +23,7 @@ from ldmpir_edge.errors import (
     LdmpirError,
     MissingExtraError,
     OutputError,
+    UnsupportedSizeError,
 )
 from ldmpir_edge.physics.problem import Modality
 from ldmpir_edge.reconstruct import Reconstructor
@@ -36,6 +37,7 @@ from ldmpir_edge.scans.write import Outputs, open_outputs
 from ldmpir_edge.serve.bundles import variants
 from ldmpir_edge.serve.config import Route
 from ldmpir_edge.serve.engines import Engines
+from ldmpir_edge.serve.memory import MAX_JOB_BYTES
 from ldmpir_edge.serve.mrd.reply import write_reply
 from ldmpir_edge.serve.schedule import (
     Cost,
@@ -59,6 +61,9 @@ REPLY = "reply.mrd"
 """MRD image messages, beside the result, for the client that sent the scan."""
 
 _THUMBNAIL_SIDE = 128
+Cause = Literal["checks", "deadline", "engine", "size"]
+"""Why a slice is the classical image, in one word for the metrics."""
+
 _NO_ENGINE = (BackendError, BundleError, MissingExtraError)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -124,10 +129,11 @@ def reconstruct(
     try:
         try:
             return _Attempt(order, route, engines, latencies, on_slice).run()
-        except _NO_ENGINE as err:
+        except (*_NO_ENGINE, UnsupportedSizeError) as err:
             # An image goes out all the same: none of these is needed for the classical one.
             withheld = replace(order, classical=str(err))
-            return _Attempt(withheld, route, engines, latencies, on_slice).run()
+            cause: Cause = "size" if isinstance(err, UnsupportedSizeError) else "engine"
+            return _Attempt(withheld, route, engines, latencies, on_slice, cause).run()
     except LdmpirError as err:
         if isinstance(err, OutputError) and isinstance(err.__cause__, OSError):
             return Outcome(order.job_id, "unwritable", str(err))
@@ -135,6 +141,9 @@ def reconstruct(
     except OSError as err:
         reason = f"{type(err).__name__}: {err.strerror}"
         return Outcome(order.job_id, "unwritable" if err.errno in _FULL else "failed", reason)
+    except MemoryError:
+        reason = f"it needs more than the {MAX_JOB_BYTES / 2**30:.0f} GiB that a job may take"
+        return Outcome(order.job_id, "failed", reason, {"error": "MemoryError"})
     except Exception as err:  # noqa: BLE001 - one job's surprise must not cost the others
         return Outcome(order.job_id, "failed", f"unexpected {type(err).__name__}: {err}")
 
@@ -147,21 +156,24 @@ class _Attempt:
         engines: Engines,
         latencies: Latencies,
         on_slice: Callable[[int], None],
+        cause: Cause = "engine",
     ) -> None:
-        self._order, self._route = order, route
+        self._order, self._route, self._cause_of_order = order, route, cause
         self._engines, self._latencies, self._on_slice = engines, latencies, on_slice
         self._started = time.monotonic()
         self._engine_s: list[float] = []
         self._checks: list[dict[str, Any]] = []
         self._notes: dict[str, None] = {}
-        self._cause = "checks"
+        self._cause: Cause = "checks"
 
     def run(self) -> Outcome:
         with open_scan(_payload(Path(self._order.payload))) as scan:
             task = resolve_task(scan, self._route.task)
             size = ScanSize(task, least_grid(scan, task), _n_channels(scan))
             variant, classical = self._choose(scan, size)
-            reconstructor = self._engines.of(self._route).reconstructor(variant)
+            engines = self._engines.of(self._route)
+            made = engines.reconstructor if classical is None else engines.classical
+            reconstructor = made(variant)
             return self._reconstruct(scan, size, variant, reconstructor, classical)
 
     def _choose(self, scan: Scan, size: ScanSize) -> tuple[Variant, str | None]:
@@ -196,7 +208,7 @@ class _Attempt:
             # The engine's total so far: the difference from slice to slice is one slice's time.
             self._engine_s.append(reconstructor.seconds["engine"])
             if classical is not None:
-                self._cause = "engine"
+                self._cause = self._cause_of_order
                 return classical
             late = deadline(index) if deadline is not None else None
             if late is not None:

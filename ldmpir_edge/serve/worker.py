@@ -31,6 +31,12 @@ from ldmpir_edge.serve.work import Order, outcome_to_dict, reconstruct
 LOOK_S = 2.0
 """How often the bundles' files are looked at."""
 
+REST_S = 0.2
+"""How long nothing is asked for before the engines that were not tested yet have their turn."""
+
+LATEST_S = 30.0
+"""Where orders follow one another, an engine is tested between two of them after so long."""
+
 
 class Worker:
     """The loop of the process.
@@ -44,7 +50,8 @@ class Worker:
     def __init__(self, line: socket.socket) -> None:
         self._line = line
         self._reader = line.makefile("rb")
-        self._looked = time.monotonic()
+        self._looked = self._tested = time.monotonic()
+        self._told: list[dict[str, Any]] | None = None
 
     def run(self) -> None:
         """Serve until the front closes the socket."""
@@ -55,23 +62,21 @@ class Worker:
         latencies = Latencies(Path(start["latencies"]))
         try:
             engines = Engines(
-                config.routes, allow_unsigned=config.allow_unsigned, families=start["families"]
+                config.routes, allow_unsigned=config.allow_unsigned, doors=config.doors
             )
         except LdmpirError as err:
             self._send({"error": str(err)})
             return
         limit_memory()
-        self._send({"engines": engines.describe()})
+        self._tell_engines(engines)
         self._serve(config, engines, latencies)
 
     def _serve(self, config: ServeConfig, engines: Engines, latencies: Latencies) -> None:
         routes = {route.name: route for route in config.routes}
         while True:
-            waiting, _, _ = select.select([self._line], [], [], LOOK_S)
-            if time.monotonic() - self._looked >= LOOK_S:
-                self._looked = time.monotonic()
-                if engines.refresh():
-                    self._send({"engines": engines.describe()})
+            patience = REST_S if engines.has_untested else LOOK_S
+            waiting, _, _ = select.select([self._line], [], [], patience)
+            self._look_after(engines, at_rest=not waiting)
             if not waiting:
                 continue
             message = self._receive()
@@ -81,7 +86,27 @@ class Worker:
             outcome = reconstruct(order, routes[order.route], engines, latencies, self._tell_slice)
             self._send({"outcome": outcome_to_dict(outcome)})
             # After the answer: nobody waits for it.
+            self._tell_engines(engines)
             latencies.save()
+
+    def _look_after(self, engines: Engines, *, at_rest: bool) -> None:
+        """Take up changed bundles, and test one engine: where nobody waits, or it is time."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_S:
+            self._looked = now
+            engines.refresh()
+        if engines.has_untested and (at_rest or now - self._tested >= LATEST_S):
+            engines.test_next()
+            limit_memory()  # what it takes now is no job's
+            self._tested = time.monotonic()
+        self._tell_engines(engines)
+
+    def _tell_engines(self, engines: Engines) -> None:
+        """Describe the engines to the front where it does not know them so."""
+        described = engines.describe()
+        if described != self._told:
+            self._told = described
+            self._send({"engines": described})
 
     def _tell_slice(self, index: int) -> None:
         self._send({"slice": index})

@@ -9,13 +9,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ldmpir_edge.errors import LdmpirError
-from ldmpir_edge.physics.problem import Family
 from ldmpir_edge.serve.config import ServeConfig
 from ldmpir_edge.serve.work import Order
 
@@ -33,13 +31,11 @@ class WorkerProcess:
     ----------
     config
         Sent to it as it is.
-    families
-        Whose golden pairs it runs before it is ready.
     latencies
         File of its measured times.
     """
 
-    def __init__(self, config: ServeConfig, families: Sequence[Family], latencies: Path) -> None:
+    def __init__(self, config: ServeConfig, latencies: Path) -> None:
         self._line, theirs = socket.socketpair()
         self._received = b""
         with theirs:
@@ -54,7 +50,6 @@ class WorkerProcess:
         self._send(
             {
                 "config": config.model_dump(mode="json"),
-                "families": list(families),
                 "latencies": str(latencies),
             }
         )

@@ -11,9 +11,12 @@ import pytest
 from toy_bundle import INPUTS, golden_pair, toy_files, toy_graph, toy_manifest
 
 from ldmpir_edge.bundle import GoldenPair, generate_key, load_signing_key, pack_golden, write_bundle
-from ldmpir_edge.errors import BundleError
-from ldmpir_edge.serve.config import Route
-from ldmpir_edge.serve.engines import Engines
+from ldmpir_edge.errors import BackendError, BundleError
+from ldmpir_edge.physics.problem import FAMILIES, Family
+from ldmpir_edge.serve import engines as engines_module
+from ldmpir_edge.serve.config import Route, Source
+from ldmpir_edge.serve.engines import Engines, GoldenTest
+from ldmpir_edge.serve.families import route_families
 
 
 def write_toy(path: Path, *, answer: float = 1.0, licence: str = "Apache-2.0") -> None:
@@ -38,7 +41,16 @@ def write_toy(path: Path, *, answer: float = 1.0, licence: str = "Apache-2.0") -
 
 def load(path: Path, **changes: Any) -> tuple[Route, Engines]:
     route = Route(name="toy", bundle=str(path), backend="onnxruntime", **changes)
-    return route, Engines([route], allow_unsigned=True, families=["pointwise", "rays"])
+    engines = Engines([route], allow_unsigned=True, doors=["dicom"])
+    assert not engines.has_untested
+    return route, engines
+
+
+def take_up(engines: Engines) -> None:
+    """Do what the worker does in its idle time, until nothing is left."""
+    engines.refresh()
+    while engines.has_untested:
+        engines.test_next()
 
 
 def test_a_right_engine_passes(tmp_path: Path) -> None:
@@ -64,24 +76,44 @@ def test_a_new_file_serves_once_it_has_passed(tmp_path: Path) -> None:
     write_toy(path)
     route, engines = load(path)
     old = engines.of(route)
-    assert not engines.refresh()
+    take_up(engines)
+    assert engines.of(route) is old
 
     write_toy(path, licence="MIT", answer=1.01)
-    assert engines.refresh()
+    engines.refresh()
+    assert engines.has_untested
+    assert engines.of(route) is old
+    engines.test_next()
     assert engines.of(route) is old
     assert "golden" in engines.describe()[0]["bundle_not_taken"]
-    assert not engines.refresh()  # it is not tried again and again
+    engines.refresh()
+    assert not engines.has_untested  # it is not tried again and again
 
     path.write_bytes(path.read_bytes()[:-100])
-    assert engines.refresh()
+    take_up(engines)
     assert engines.of(route) is old
 
     write_toy(path, licence="MIT")
-    assert engines.refresh()
+    engines.refresh()
+    assert engines.of(route) is old
+    engines.test_next()
     assert engines.of(route) is not old
     assert engines.of(route).bundle.manifest.model.licence == "MIT"
     assert engines.describe()[0]["bundle_not_taken"] is None
     assert engines.usable(route) == ((4, "fp32"),)
+
+
+def test_a_file_replaced_before_it_was_tested_never_serves(tmp_path: Path) -> None:
+    path = tmp_path / "toy.ldmpir"
+    write_toy(path)
+    route, engines = load(path)
+    old = engines.of(route)
+    write_toy(path, licence="MIT")
+    engines.refresh()
+    path.write_bytes(path.read_bytes()[:-100])
+    take_up(engines)
+    assert engines.of(route) is old
+    assert engines.describe()[0]["bundle_not_taken"]
 
 
 def test_a_file_that_is_away_for_a_moment_changes_nothing(tmp_path: Path) -> None:
@@ -90,9 +122,9 @@ def test_a_file_that_is_away_for_a_moment_changes_nothing(tmp_path: Path) -> Non
     route, engines = load(path)
     old = engines.of(route)
     path.rename(tmp_path / "away")
-    assert not engines.refresh()
+    take_up(engines)
     (tmp_path / "away").rename(path)
-    assert not engines.refresh()
+    take_up(engines)
     assert engines.of(route) is old
     assert old.reconstructor((4, "fp32")).engine("pointwise") is not None
 
@@ -104,7 +136,7 @@ def test_only_trusted_bundles_are_loaded_and_reloaded(
     write_toy(path)
     route = Route(name="toy", bundle=str(path), backend="onnxruntime")
     with pytest.raises(BundleError, match="not signed"):
-        Engines([route], allow_unsigned=False, families=[])
+        Engines([route], allow_unsigned=False, doors=())
     keys = tmp_path / "keys"
     keys.mkdir()
     monkeypatch.setenv("LDMPIR_TRUSTED_KEYS", str(keys))
@@ -113,12 +145,12 @@ def test_only_trusted_bundles_are_loaded_and_reloaded(
     signed = load_signing_key(tmp_path / "key.pem")
     write_bundle(path, toy_manifest(files), files, signed)
     with pytest.raises(BundleError, match="signed by an untrusted key"):
-        Engines([route], allow_unsigned=False, families=[])
+        Engines([route], allow_unsigned=False, doors=())
     public.rename(keys / "ours.pem")
-    engines = Engines([route], allow_unsigned=False, families=[])
+    engines = Engines([route], allow_unsigned=False, doors=())
     write_toy(path)
     os.utime(path, ns=(1, 1))
-    assert engines.refresh()
+    take_up(engines)
     assert "not signed" in engines.describe()[0]["bundle_not_taken"]
 
 
@@ -128,6 +160,73 @@ def test_routes_of_one_bundle_share_its_engines(tmp_path: Path) -> None:
         Route(name=name, bundle=str(tmp_path / "toy.ldmpir"), backend="onnxruntime", steps=steps)
         for name, steps in (("one", (1,)), ("four", (4,)))
     ]
-    engines = Engines(routes, allow_unsigned=True, families=["pointwise"])
+    engines = Engines(routes, allow_unsigned=True, doors=["dicom"])
     assert engines.of(routes[0]) is engines.of(routes[1])
     assert [engines.usable(route) for route in routes] == [((1, "fp32"),), ((4, "fp32"),)]
+
+
+def shipped(**changes: Any) -> tuple[Route, Engines]:
+    route = Route(name="mr", backend="onnxruntime", steps=(1,), **changes)
+    return route, Engines([route], allow_unsigned=False, doors=["mrd", "dicom"])
+
+
+def families(tests: list[GoldenTest]) -> list[str]:
+    return [test.family for test in tests]
+
+
+def test_the_likeliest_engine_is_tested_first_and_the_others_in_turn() -> None:
+    route, engines = shipped()
+    served = engines.of(route)
+    assert families(served.tests) == ["cartesian1d"]
+    assert served.untested == [("fp32", "separable"), ("fp32", "pointwise")]
+    assert engines.describe()[0]["untested"] == [
+        {"family": "separable", "precision": "fp32"},
+        {"family": "pointwise", "precision": "fp32"},
+    ]
+    while engines.has_untested:
+        engines.test_next()
+    assert families(served.tests) == ["cartesian1d", "separable", "pointwise"]
+    engines.close()
+
+
+def test_no_engine_is_given_before_it_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    route, engines = shipped()
+    served = engines.of(route)
+    reconstructor = served.reconstructor((1, "fp32"))
+    assert reconstructor.engine("toeplitz") is not None
+    assert families(served.tests) == ["cartesian1d", "toeplitz"]
+    assert reconstructor.engine("toeplitz") is not None
+    assert families(served.tests) == ["cartesian1d", "toeplitz"]  # once
+
+    monkeypatch.setattr(engines_module, "psnr_db", lambda *_: 12.0)
+    with pytest.raises(BackendError, match=r"pointwise engine failed its golden pair: 12\.0 dB"):
+        reconstructor.engine("pointwise")
+    assert engines.usable(route) == ()
+    engines.close()
+
+
+def test_where_engines_are_built_for_minutes_all_are_tested_at_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engines_module, "SLOW_S", 0.0)
+    route, engines = shipped()
+    assert families(engines.of(route).tests) == ["cartesian1d", "separable", "pointwise"]
+    engines.close()
+
+
+@pytest.mark.parametrize(
+    ("doors", "route", "expected"),
+    [
+        (["mrd"], {}, ("cartesian1d", "separable")),
+        (["dicom"], {}, ("pointwise",)),
+        (["mrd", "dicom"], {"sources": ("dicom",)}, ("pointwise",)),
+        (["mrd"], {"sources": ("dicom",)}, ()),
+        (["dicom", "http"], {"task": "super-resolve"}, ("separable",)),
+        (["http"], {"task": "denoise"}, ("pointwise",)),
+        (["dicom", "watch"], {}, ("pointwise", *(f for f in FAMILIES if f != "pointwise"))),
+    ],
+)
+def test_what_doors_can_bring(
+    doors: list[Source], route: dict[str, Any], expected: tuple[Family, ...]
+) -> None:
+    assert route_families(Route(name="a", **route), doors) == expected

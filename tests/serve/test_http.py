@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from running_appliance import QUICK, running, wait_delivered
 from small_scans import write_fastmri
 
+from ldmpir_edge.physics.problem import FAMILIES
 from ldmpir_edge.serve.appliance import Appliance
 
 MAX_BYTES = 4_000_000
@@ -249,7 +250,17 @@ def test_health_and_readiness(appliance: Appliance, client: httpx.Client) -> Non
     while client.get("/readyz").status_code != 200:
         assert time.monotonic() < until
         time.sleep(0.05)
-    assert client.get("/readyz").json() == {"status": "ready"}
+    first = client.get("/readyz").json()
+    assert first["status"] == "ready"
+    assert "quick/cartesian1d/fp32" in first["tested"]
+    while (answer := client.get("/readyz").json())["untested"]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert answer == {
+        "status": "ready",
+        "tested": [f"quick/{family}/fp32" for family in FAMILIES],
+        "untested": [],
+    }
     assert client.get("/healthz").json() == {"status": "ok"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,16 @@ import pydicom
 import pytest
 from small_scans import write_dicom, write_fastmri, write_sinogram
 
+from ldmpir_edge.bundle import Precision
 from ldmpir_edge.errors import BackendError, OutputError
+from ldmpir_edge.physics.problem import Family
 from ldmpir_edge.reconstruct import Reconstructor, reconstructor
+from ldmpir_edge.scans import sample_files
 from ldmpir_edge.scans.detect import open_scan
+from ldmpir_edge.serve import engines as engines_module
 from ldmpir_edge.serve import work
 from ldmpir_edge.serve.config import Route
-from ldmpir_edge.serve.engines import BundleEngines, Engines
+from ldmpir_edge.serve.engines import BundleEngines, Engines, GoldenTest
 from ldmpir_edge.serve.schedule import Cost, Latencies, ScanSize
 from ldmpir_edge.serve.work import Order, Outcome, reconstruct
 
@@ -25,7 +30,7 @@ SIZE = ScanSize("mri", (48, 48), 4)
 
 @pytest.fixture(scope="module")
 def engines() -> Engines:
-    return Engines([ROUTE], allow_unsigned=False, families=[])
+    return Engines([ROUTE], allow_unsigned=False, doors=())
 
 
 class Bench:
@@ -134,13 +139,99 @@ def test_an_engine_that_failed_its_golden_pair_is_not_asked(
     assert_classical(bench, bench.run(), "golden pair failed")
 
 
+def test_a_job_waits_until_its_engine_has_passed(
+    bench: Bench, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.engines = Engines([ROUTE], allow_unsigned=False, doors=["mrd"])
+    served = bench.engines.of(ROUTE)
+    assert [test.family for test in served.tests] == ["cartesian1d"]
+    events: list[str] = []
+    test = BundleEngines._test
+
+    def told(self: BundleEngines, family: Family, precision: Precision) -> GoldenTest:
+        events.append(f"test {family}")
+        return test(self, family, precision)
+
+    monkeypatch.setattr(BundleEngines, "_test", told)
+    monkeypatch.setattr(bench, "slices", SimpleNamespace(append=lambda n: events.append(f"{n}")))
+    write_dicom(bench.payload / "0001.dcm", rng)
+    assert bench.run().state == "done"
+    assert events == ["test pointwise", "0"]
+
+
+def test_an_engine_found_wrong_by_the_job_that_needs_it_is_not_used(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "engines", Engines([ROUTE], allow_unsigned=False, doors=["dicom"]))
+    monkeypatch.setattr(engines_module, "psnr_db", lambda *_: 12.0)
+    write_fastmri(bench.payload / "scan", n_slices=2, acceleration=2)
+    assert_classical(bench, bench.run(), "cartesian1d engine failed its golden pair: 12.0 dB")
+    # What it would have been known for, had its turn come first: the others are not trusted either.
+    assert bench.engines.usable(ROUTE) == ()
+    (described,) = bench.engines.describe()
+    assert [test["family"] for test in described["golden"]] == ["pointwise", "cartesian1d"]
+
+
+def write_large(kind: str, folder: Path) -> None:
+    """Write a scan with one number above the shipped bundle's limits."""
+    if kind == "views":
+        write_sinogram(folder / "scan", n_views=4001)
+    else:
+        rng = np.random.default_rng(0)
+        image = np.abs(np.add.outer(np.linspace(0, 1, 1040), np.linspace(0, 1, 48)))
+        image += 0.01 * rng.standard_normal(image.shape)
+        sample_files.write_dicom(folder / "scan", image.astype(np.float32), seed_text="large")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("views", ("number of views is 4001", "takes 1 to 4000")),
+        ("matrix", ("height is 1040", "takes 16 to 1024")),
+    ],
+)
+def test_a_scan_larger_than_the_network_may_have_gives_the_classical_image(
+    bench: Bench, kind: str, words: tuple[str, ...]
+) -> None:
+    write_large(kind, bench.payload)
+    outcome = bench.run()
+    assert (outcome.state, outcome.report["fallback_cause"]) == ("fallback", "size")
+    (ds,) = bench.images()
+    for word in words:
+        assert word in str(outcome.reason)
+        assert word in ds.ImageComments
+    image = ds.pixel_array
+    assert image.std() > 0
+    if kind == "matrix":
+        assert image.shape == (1040, 48)
+
+
+def test_more_coils_than_the_network_may_have_are_compressed(bench: Bench) -> None:
+    write_fastmri(bench.payload / "scan", n_coils=40, size=32, acceleration=2)
+    assert bench.engines.of(ROUTE).bundle.manifest.limits.max_coils < 40
+    assert bench.run().state == "done"
+
+
+def test_a_scan_that_needs_too_much_memory_says_so(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(work, "open_outputs", refuse)
+    write_fastmri(bench.payload / "scan", acceleration=2)
+    outcome = bench.run()
+    assert (outcome.state, outcome.report) == ("failed", {"error": "MemoryError"})
+    assert "6 GiB" in str(outcome.reason)
+
+
 def test_an_engine_that_cannot_be_loaded_costs_no_image(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load(*_: object) -> None:
         raise BackendError("no engine today")
 
-    monkeypatch.setattr(bench, "engines", Engines([ROUTE], allow_unsigned=False, families=[]))
+    monkeypatch.setattr(bench, "engines", Engines([ROUTE], allow_unsigned=False, doors=()))
     monkeypatch.setattr(reconstructor, "load_engine", load)
     write_fastmri(bench.payload / "scan", acceleration=2)
     assert_classical(bench, bench.run(), "no engine today")

@@ -96,9 +96,9 @@ def write_ismrmrd(path: Path, rng: np.random.Generator, *, noise: float = 1e-6) 
     return np.ascontiguousarray(root_sum_of_squares(images).transpose(0, 2, 1))
 
 
-def write_sinogram(path: Path, kind: str = "parallel") -> np.ndarray:
+def write_sinogram(path: Path, kind: str = "parallel", n_views: int = 60) -> np.ndarray:
     """Write the ellipse phantom's closed-form sinogram; gives its `(1, H, W)` image in HU."""
-    angles = np.arange(60) * (np.pi if kind == "parallel" else 2 * np.pi) / 60
+    angles = np.arange(n_views) * (np.pi if kind == "parallel" else 2 * np.pi) / n_views
     attributes = {"detector_spacing_mm": 2.5, "detector_offset": 0.0}
     if kind != "parallel":
         attributes |= {

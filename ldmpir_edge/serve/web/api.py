@@ -102,6 +102,14 @@ class Health(BaseModel):
     status: Literal["ok", "ready", "not ready"]
 
 
+class Readiness(BaseModel):
+    """Whether scans are reconstructed by the model, and which of its engines may do so by now."""
+
+    status: Literal["ready", "not ready"]
+    tested: list[str]
+    untested: list[str]
+
+
 _FORM = {
     "requestBody": {
         "required": True,
@@ -227,12 +235,25 @@ def _monitoring(appliance: Appliance) -> APIRouter:
         return Health(status="ok")
 
     @router.get("/readyz", responses={503: {"description": "The engines are not ready"}})
-    def ready(response: Response) -> Health:
-        """Tell whether the engines are loaded and have passed their golden pairs."""
+    def ready(response: Response) -> Readiness:
+        """Tell whether the engine that each route needs first has passed its golden pair.
+
+        Engines are named `route/family/precision`; one that is not tested yet is before its first
+        use.
+        """
+        status: Literal["ready", "not ready"] = "ready"
         if appliance.supervisor.not_ready is not None:
             response.status_code = 503
-            return Health(status="not ready")
-        return Health(status="ready")
+            status = "not ready"
+        named: dict[str, list[str]] = {
+            key: [
+                f"{engine['route']}/{one['family']}/{one['precision']}"
+                for engine in appliance.supervisor.engines
+                for one in engine[key]
+            ]
+            for key in ("golden", "untested")
+        }
+        return Readiness(status=status, tested=named["golden"], untested=named["untested"])
 
     @router.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> Response:

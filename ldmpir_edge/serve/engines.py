@@ -230,14 +230,10 @@ class Engines:
         return tuple(variant for variant in allowed if engines.refusal(variant[1]) is None)
 
     def test_next(self) -> None:
-        """Test one engine: of those that serve, then of a bundle that is to serve.
+        """Test one engine: of a bundle that is to serve, or else of those that do.
 
         A new bundle serves once all its engines have passed, and until then the old one does.
         """
-        for engines in self._engines.values():
-            if engines.untested:
-                engines.test(*engines.untested[0])
-                return
         for key, arriving in self._arriving.items():
             test = arriving.test(*arriving.untested[0])
             if test.failure is not None:
@@ -245,6 +241,10 @@ class Engines:
             elif not arriving.untested:
                 self._replace(key)
             return
+        for engines in self._engines.values():
+            if engines.untested:
+                engines.test(*engines.untested[0])
+                return
 
     def refresh(self) -> None:
         """Open bundles whose files changed; `test_next` does the rest."""

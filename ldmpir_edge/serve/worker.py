@@ -34,7 +34,7 @@ LOOK_S = 2.0
 REST_S = 0.2
 """How long nothing is asked for before the engines that were not tested yet have their turn."""
 
-LATEST_S = 30.0
+LATEST_S = 10.0
 """Where orders follow one another, an engine is tested between two of them after so long."""
 
 

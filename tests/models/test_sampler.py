@@ -215,8 +215,8 @@ def test_a_batch_is_its_images_one_by_one(family, model, problems):
     both = {k: torch.cat([v, other[k]]) if k in batched else v for k, v in given.items()}
     noise = torch.cat([drawn(4, seed=1), drawn(4, seed=2)])
     together = go(both, noise)
-    np.testing.assert_allclose(together[:1], go(given, noise[:1]), atol=1e-5)
-    np.testing.assert_allclose(together[1:], go(other, noise[1:]), atol=1e-5)
+    np.testing.assert_allclose(together[:1], go(given, noise[:1]), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(together[1:], go(other, noise[1:]), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(together[0], together[1], atol=1e-2)
 
 

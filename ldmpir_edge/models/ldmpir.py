@@ -96,9 +96,9 @@ class LdmPir(nn.Module):
         features = krylov_features(residual, gram, self.config.n_krylov)
         embedding = self.embed(t, noise_level, condition)
         correction = self.unet(torch.cat([x_t, x1, *features], dim=1), embedding)
-        # In one plane of rows: OpenVINO would else carry the network's layout, channels last, into
+        # As rows of pixels: OpenVINO would else carry the network's layout, channels last, into
         # the physics, which then spends a fifth of its time on moving pixels about.
-        x0_hat = (x_t.flatten(1, 2) + correction.flatten(1, 2)).reshape(x_t.shape)
+        x0_hat = (x_t.flatten(1) + correction.flatten(1)).reshape_as(x_t)
         lam = self.weight(x0_hat, noise_level, embedding, condition)
         return data_consistency(x0_hat, b, lam, family, tables, n_cg)
 

@@ -14,6 +14,7 @@ import typer
 
 from ldmpir_edge.cli.names import split_names
 from ldmpir_edge.cli.output import print_json, print_note, print_result, print_table, progress_bar
+from ldmpir_edge.cli.parameters import BundleArgument
 from ldmpir_edge.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ THREADS = "each engine's own choice"
 
 
 def bench(
-    bundle: Annotated[str, typer.Argument(help="Installed bundle, or a .ldmpir file.")],
+    bundle: BundleArgument,
     backends: Annotated[
         list[str] | None, typer.Option(help="Engines, by commas; else all that run here.")
     ] = None,

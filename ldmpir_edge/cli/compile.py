@@ -9,12 +9,13 @@ import typer
 
 from ldmpir_edge.cli.names import split_names
 from ldmpir_edge.cli.output import print_json, print_result, print_table, progress_bar
+from ldmpir_edge.cli.parameters import BundleArgument
 
 PERCENT = 100
 
 
 def compile_engines(
-    bundle: Annotated[str, typer.Argument(help="Installed bundle, or a .ldmpir file.")],
+    bundle: BundleArgument,
     backend: Annotated[
         str | None,
         typer.Option(help="tensorrt or tensorrt_rtx; else the bundle's, or the one here."),

@@ -18,7 +18,10 @@ MAX_FAILURES = 8
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Report as one JSON object.")] = False,
 ) -> None:
-    """Show what this machine can run, and the one command that brings what is missing."""
+    """Show what this machine can run, and the one command that brings what is missing.
+
+    [dim]ldmpir-edge doctor --json[/dim]
+    """
     from ldmpir_edge.runtimes import examine
 
     with progress_bar("checking the engines' operators"):

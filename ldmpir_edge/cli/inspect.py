@@ -9,6 +9,7 @@ import typer
 
 from ldmpir_edge.cli.extras import need
 from ldmpir_edge.cli.output import print_json, print_result, print_table, progress_bar
+from ldmpir_edge.cli.parameters import BundleArgument
 from ldmpir_edge.errors import BackendError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ MAX_FINDINGS = 40
 
 
 def inspect(
-    bundle: Annotated[str, typer.Argument(help="Installed bundle, or a .ldmpir file.")],
+    bundle: BundleArgument,
     lint: Annotated[
         str | None,
         typer.Option(metavar="TARGET", help="Check every node against the target's TensorRT."),

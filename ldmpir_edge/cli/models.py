@@ -12,7 +12,10 @@ from ldmpir_edge.cli.output import print_json, print_table
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Report as one JSON object.")] = False,
 ) -> None:
-    """List the bundles that are installed."""
+    """List the bundles that are installed.
+
+    [dim]ldmpir-edge models --json[/dim]
+    """
     from ldmpir_edge.bundle import open_bundle, packaged_bundles
 
     rows: list[dict[str, Any]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,14 +24,33 @@ from rich.table import Table
 # Paths and messages are printed as they are: no :name: becomes a picture.
 results = Console(emoji=False)
 messages = Console(stderr=True, emoji=False)
+_errors = Console(stderr=True, emoji=False)
+
+OURS = "ldmpir_edge"
+
+
+def set_loudness(*, quiet: bool, verbose: bool) -> None:
+    """Choose what standard error gets beside errors: nothing, remarks and progress, or all."""
+    messages.quiet = quiet
+    logger = logging.getLogger(OURS)
+    logger.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.NOTSET)
+    if verbose and not logger.handlers:
+        logger.addHandler(_Remarks())
+
+
+class _Remarks(logging.Handler):
+    """Log records as remarks of one line, which a progress bar makes room for."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        messages.print(
+            record.getMessage(), style="dim", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def print_error(text: str) -> None:
     """Print one line to standard error."""
     line = " ".join(text.split())
-    messages.print(
-        f"error: {line}", style="bold red", markup=False, highlight=False, soft_wrap=True
-    )
+    _errors.print(f"error: {line}", style="bold red", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_note(text: str) -> None:
@@ -70,7 +90,7 @@ def progress_bar(description: str) -> Iterator[Progress]:
         TimeRemainingColumn(),
         console=messages,
         transient=True,
-        disable=not messages.is_terminal,
+        disable=messages.quiet or not messages.is_terminal,
     ) as progress:
         progress.add_task(description, total=None)
         yield progress

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ldmpir_edge.cli.output import print_json, print_note, print_result, progress_bar
+from ldmpir_edge.cli.parameters import BackendOption, BundleOption
 from ldmpir_edge.cli.run import ImageTask, PrecisionName, group_scans
 from ldmpir_edge.errors import UsageError
 
@@ -20,15 +21,13 @@ if TYPE_CHECKING:
 def report(
     scans: Annotated[
         list[Path],
-        typer.Argument(metavar="SCAN...", help="A file, or files or a folder of a DICOM series."),
+        typer.Argument(metavar="SCAN", help="A file, or files or a folder of a DICOM series."),
     ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="HTML file; else NAME-report.html here.")
     ] = None,
-    bundle: Annotated[str, typer.Option(help="Installed bundle, or a .ldmpir file.")] = "ldmpir-2m",
-    backend: Annotated[
-        str | None, typer.Option(help="openvino, onnxruntime or torch; else the best here.")
-    ] = None,
+    bundle: BundleOption = "ldmpir-2m",
+    backend: BackendOption = None,
     precision: Annotated[PrecisionName | None, typer.Option(help="Of those in the bundle.")] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Sampler steps: 1 preview, 4 default, 8 quality.")

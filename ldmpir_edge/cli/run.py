@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ldmpir_edge.cli.output import print_json, print_note, print_result, progress_bar
+from ldmpir_edge.cli.parameters import BackendOption, BundleOption, complete_formats
 from ldmpir_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from ldmpir_edge.reconstruct.scan_report import ScanReport
     from ldmpir_edge.scans.model import Scan
     from ldmpir_edge.scans.reconstruction import VolumeHeader
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_FORMAT = "dicom"
 HERE = Path()
@@ -43,14 +47,11 @@ class PrecisionName(StrEnum):
 
 def run(
     scans: Annotated[
-        list[Path], typer.Argument(metavar="SCAN...", help="Files, or folders of a DICOM series.")
+        list[Path], typer.Argument(metavar="SCAN", help="Files, or folders of a DICOM series.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the outputs.")] = HERE,
-    bundle: Annotated[str, typer.Option(help="Installed bundle, or a .ldmpir file.")] = "ldmpir-2m",
-    backend: Annotated[
-        str | None,
-        typer.Option(help="openvino, onnxruntime:cuda, …, of those doctor lists; else the best."),
-    ] = None,
+    bundle: BundleOption = "ldmpir-2m",
+    backend: BackendOption = None,
     precision: Annotated[PrecisionName | None, typer.Option(help="Of those in the bundle.")] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Sampler steps: 1 preview, 4 default, 8 quality.")
@@ -60,7 +61,12 @@ def run(
     ] = None,
     task: Annotated[ImageTask | None, typer.Option(help="For image input.")] = None,
     formats: Annotated[
-        str, typer.Option("--format", help="dicom, h5, nii, npy, png; separated by commas.")
+        str,
+        typer.Option(
+            "--format",
+            autocompletion=complete_formats,
+            help="dicom, h5, nii, npy, png; separated by commas.",
+        ),
     ] = DEFAULT_FORMAT,
     with_page: Annotated[
         bool, typer.Option("--report", help="Also write NAME-report.html, to be looked at.")
@@ -100,6 +106,7 @@ def run(
     report["backend"] = reconstructor.backend
     reason = reconstructor.reason
     reconstructor.close()
+    _log.debug("seconds by stage, which overlap: %s", report["seconds"])
     if as_json:
         print_json(report)
         return

@@ -12,6 +12,7 @@ import typer
 from ldmpir_edge.cli.extras import need
 from ldmpir_edge.cli.names import split_names
 from ldmpir_edge.cli.output import print_json, print_note, print_result, print_table, progress_bar
+from ldmpir_edge.cli.parameters import BundleArgument
 from ldmpir_edge.errors import BackendError, GateError, UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def verify(
-    bundle: Annotated[str, typer.Argument(help="Installed bundle, or a .ldmpir file.")],
+    bundle: BundleArgument,
     backend: Annotated[
         list[str] | None, typer.Option(help="Engine; repeat for several. Else all that run here.")
     ] = None,

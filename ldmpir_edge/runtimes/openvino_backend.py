@@ -146,6 +146,7 @@ class OpenVinoEngine(Engine):
     def _compile(self, shapes: _Shapes) -> Any:
         if self._model is None:
             self._model = self._read()
+        _log.debug("compiling %s for these shapes; kept for the next time", self.variant.graph.name)
         model = self._model.clone()
         model.reshape({name: list(shape) for name, shape in shapes})
         return self._core.compile_model(model, self._device, self._properties)

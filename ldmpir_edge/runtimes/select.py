@@ -117,6 +117,7 @@ class SelectedEngine(Engine):
             if self._failures:
                 self.reason += f"; before it failed: {self._list_failures()}"
                 _log.warning("using %s", self.reason)
+            _log.debug("loaded %s for %s", self.variant.graph.name, self.reason)
             return engine
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,6 +28,8 @@ _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _NPY_MAGIC = b"\x93NUMPY"
 _NIFTI_SIZES = (348, 540)
 _MAX_FILES = 16384
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -68,6 +71,7 @@ def open_scan(path: Path | str | Sequence[Path | str]) -> Iterator[Scan]:
             yield scan
         return
     with _open_file(paths[0]) as scan:
+        _log.debug("%s is read as %s: %d slices", paths[0], type(scan).__name__, scan.n_slices)
         yield scan
 
 

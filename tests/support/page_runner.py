@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from readme_blocks import SHELL, Block, commands
@@ -36,10 +37,13 @@ def run_block(block: Block, folder: Path, *, train_and_export: bool = False) -> 
         (folder / block.title).parent.mkdir(exist_ok=True)
         (folder / block.title).write_text(block.text, encoding="utf-8")
     elif block.language in SHELL:
-        for line in commands(block):
-            wanted = train_and_export and re.match(r"ldmpir-edge (train|export) ", line)
-            if wanted or not any(re.fullmatch(pattern, line) for pattern in COVERED_BY):
-                run(["bash", "-ec", line], line, folder)
+        long = r"ldmpir-edge (train|export) .*" if train_and_export else r"(?!)"
+        script = "\n".join(
+            line
+            for line in commands(block)
+            if re.fullmatch(long, line) or not any(re.fullmatch(c, line) for c in COVERED_BY)
+        )
+        run(["bash", "-ec", script], script, folder)
     elif block.language == "python":
         run([sys.executable, "-c", block.text], block.text, folder)
 
@@ -48,14 +52,17 @@ def run(argv: list[str], shown: str, folder: Path) -> None:
     """Run a command with the environment's scripts on the path; fail with what it said."""
     scripts = Path(sys.executable).parent
     path = os.pathsep.join((str(scripts), os.environ.get("PATH", os.defpath)))
-    result = subprocess.run(
-        argv,
-        cwd=folder,
-        env={**os.environ, "PATH": path},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=RUN_TIMEOUT_S,
-        check=False,
-    )
-    assert result.returncode == 0, f"the page's\n{shown}\nfailed:\n{result.stderr}"
+    # A file, for a pipe would wait for what the page leaves running.
+    with tempfile.TemporaryFile("w+") as said:
+        result = subprocess.run(
+            argv,
+            cwd=folder,
+            env={**os.environ, "PATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            timeout=RUN_TIMEOUT_S,
+            check=False,
+        )
+        said.seek(0)
+        assert result.returncode == 0, f"the page's\n{shown}\nfailed:\n{said.read()}"

@@ -49,6 +49,7 @@ from ldmpir_edge.reconstruct.slices import prepare_slice
 from ldmpir_edge.report.metrics import score
 from ldmpir_edge.runtimes import load_engine
 from ldmpir_edge.scans import prepare_mri as preparation
+from ldmpir_edge.scans.coil_compression import compress_rows
 from ldmpir_edge.scans.coil_maps import estimate_coil_maps
 from ldmpir_edge.scans.detect import open_scan
 
@@ -131,10 +132,12 @@ def prepare_once(path: Path, noise: np.ndarray) -> dict[str, np.ndarray]:
             kspace = scan.kspace(0)
         with watch.stage("gathering, scattering, scale"):
             measured = preparation.prepare_mri(kspace, scan.mask, noise, scan.recon_matrix)
+        with watch.stage("coil compression by rows"):
+            data, csm = compress_rows(measured.data, measured.csm)
         with watch.stage("normal equations, tables"):
             build_mri_problem(
-                measured.data,
-                measured.csm,
+                data,
+                csm,
                 measured.mask,
                 measured.noise_level,
                 hybrid=measured.is_hybrid,

@@ -25,6 +25,7 @@ FROM_THE_REPOSITORY = (
     *("CONTRIBUTING.md", "CHANGELOG.md", "models/*/CARD.md", "models/*/model.toml"),
     *("models/*/log.csv", "benchmarks/results/*.json", "constraints/*.txt"),
     *("runtimes/README.md", "runtimes/*/README.md", "runtimes/*/*.py"),
+    *("examples/README.md", "examples/*.py"),
 )
 
 PACKAGES = {

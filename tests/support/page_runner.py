@@ -14,7 +14,7 @@ from readme_blocks import SHELL, Block, commands
 COVERED_BY: dict[str, str] = {
     r"git clone \S+": ".ci/run",
     r"cd \S+": ".ci/run",
-    r"make (demo|test|check|wheel)( [A-Z_]+=\S+)*": ".ci/run",
+    r"make (demo|test|check|docs|wheel)( [A-Z_]+=\S+)*": ".ci/run",
     r"\.ci/run": ".ci/run",
     r"python3? -m venv \S+": "Makefile",
     r"(source|\.) \S+/bin/activate": "Makefile",

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from ldmpir_edge.errors import ScanDataError, ScanFormatError
+from ldmpir_edge.scans.global_heaps import check_heap_of
 from ldmpir_edge.scans.limits import MAX_SLICE_ELEMENTS
 
 _KIND_NAMES = {"c": "complex", "f": "float", "i": "integer", "u": "integer", "b": "bool"}
@@ -122,6 +123,7 @@ def text(path: Path, group: h5py.Group, name: str, largest: int) -> str:
     found = find(group, name)
     if not isinstance(found, h5py.Dataset) or found.size != 1 or found.dtype.kind not in "OSU":
         raise ScanFormatError(f"{path}: {name} is missing or is not one text")
+    check_heap_of(path, found)
     with reading(path, name):
         value = found[()]
     while isinstance(value, np.ndarray):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ldmpir_edge.errors import ScanDataError, ScanFormatError
 from ldmpir_edge.scans import hdf5
+from ldmpir_edge.scans.global_heaps import check_heaps
 from ldmpir_edge.scans.limits import MAX_ACQUISITIONS, check_count
 
 _BATCH = 4096
@@ -191,6 +192,7 @@ def read_heads(path: Path, group: h5py.Group) -> Hdf5Lines:
             f"{path}: {data.name} is not a table of ISMRMRD acquisitions (head, traj, data)"
         )
     check_count(path, "the number of acquisitions", int(data.shape[0]), MAX_ACQUISITIONS)
+    check_heaps(path)
     with hdf5.reading(path, "the acquisition headers"):
         heads = data.fields("head")[...]
     return Hdf5Lines(path=path, dataset=data, heads=heads)

@@ -24,6 +24,7 @@ from ldmpir_edge.serve.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 KITS = ROOT / "runtimes"
+IMAGES = ["Containerfile", "Containerfile.jetson"]
 UNIT = KITS / "systemd" / "ldmpir-edge.service"
 
 
@@ -60,11 +61,11 @@ def test_the_unit_is_hardened() -> None:
 
 def test_unit_and_image_give_the_folders_that_the_configuration_names() -> None:
     unit = UNIT.read_text()
-    image = (KITS / "oci" / "Containerfile").read_text()
-    for text in (unit, image):
+    images = [(KITS / "oci" / name).read_text() for name in IMAGES]
+    for text in (unit, *images):
         for name in ("LDMPIR_CACHE_DIR", "XDG_CONFIG_HOME", "LDMPIR_TRUSTED_KEYS"):
             assert name in text
-    for kit, given in (("systemd", unit), ("oci", image)):
+    for kit, given in (("systemd", unit), *(("oci", image) for image in images)):
         config = load_config(KITS / kit / "appliance.toml", {})
         assert config.out is not None
         assert config.watch is not None
@@ -72,20 +73,78 @@ def test_unit_and_image_give_the_folders_that_the_configuration_names() -> None:
             assert str(folder.parent) in given
 
 
-def test_the_image_installs_extras_that_there_are_and_starts_the_appliance() -> None:
-    text = (KITS / "oci" / "Containerfile").read_text()
-    extras = re.search(r"ARG EXTRAS=(\S+)", text)
-    assert extras
+def instructions(name: str) -> list[tuple[str, str]]:
+    """Give the (instruction, rest) of an image file, continued lines joined."""
+    text = (KITS / "oci" / name).read_text()
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    joined = re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines()
+    return [(line.split()[0], line.split(maxsplit=1)[1]) for line in joined]
+
+
+def last(name: str, instruction: str) -> str:
+    return [rest for word, rest in instructions(name) if word == instruction][-1]
+
+
+def arguments(name: str) -> dict[str, str]:
+    return dict(
+        rest.split("=", 1) for word, rest in instructions(name) if word == "ARG" and "=" in rest
+    )
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_image_starts_the_appliance_as_nobody_in_particular(name: str) -> None:
+    known = {"ADD", "ARG", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "RUN"}
+    assert {word for word, _ in instructions(name)} <= known | {"USER", "VOLUME"}
+    assert json.loads(last(name, "ENTRYPOINT")) == [
+        *("ldmpir-edge", "serve", "--config", "/etc/ldmpir-edge/appliance.toml")
+    ]
+    config = load_config(KITS / "oci" / "appliance.toml", {})
+    named = {where.rpartition(":")[2] for where in config.doors.values() if ":" in where}
+    assert set(last(name, "EXPOSE").split()) == named
+    assert int(last(name, "USER")) >= 1000
+    assert f"--uid {last(name, 'USER')} " in last(name, "RUN")
+    volumes = [Path(volume) for volume in json.loads(last(name, "VOLUME"))]
+    assert config.out is not None
+    assert config.watch is not None
+    for folder in (config.state, config.out, config.watch.folder):
+        assert any(volume in folder.parents for volume in volumes)
+    health = last(name, "HEALTHCHECK")
+    assert config.http is not None
+    assert f"http://127.0.0.1:{config.http.listen.port}/healthz" in health
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_what_an_image_takes_from_the_checkout_is_there(name: str) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for word, rest in instructions(name):
+        if word == "COPY" and not rest.startswith("--from"):
+            *sources, _ = rest.split()
+            for source in sources:
+                made = re.search(r"^DIST *= dist$", makefile, re.MULTILINE)
+                assert (ROOT / source).is_file() or (made and source.startswith("dist/"))
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_image_installs_extras_that_there_are(name: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(extras[1].split(",")) <= set(project["optional-dependencies"])
-    entry = re.search(r"ENTRYPOINT (\[.*\])", text)
-    assert entry
-    assert json.loads(entry[1])[:3] == ["ldmpir-edge", "serve", "--config"]
-    ports = re.search(r"EXPOSE (.*)", text)
-    assert ports
-    doors = load_config(KITS / "oci" / "appliance.toml", {}).doors
-    named = {where.rpartition(":")[2] for where in doors.values() if ":" in where}
-    assert set(ports[1].split()) == named
+    installed = last(name, "RUN")
+    (extras,) = re.findall(r"ldmpir_edge-\*\.whl\)\[(.*?)\]", installed)
+    extras = extras.replace("${EXTRAS}", arguments(name).get("EXTRAS", ""))
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    versions = re.findall(r"python:?(3\.\d+)", installed + arguments(name)["BASE"])
+    assert set(versions) == {"3.11"}
+    assert project["requires-python"] == ">=3.11"
+
+
+def test_the_jetson_image_has_the_tensorrt_that_the_export_is_held_against() -> None:
+    given = arguments("Containerfile.jetson")
+    parser = tomllib.loads((ROOT / "export" / "jetson-orin.toml").read_text())["engine"]["parser"]
+    assert parser == f"tensorrt-{given['TENSORRT'].rpartition('.')[0]}"
+    # JetPack 6.1 and 6.2, whose libraries these are; earlier ones have TensorRT 8.6.
+    assert re.fullmatch(r"nvcr\.io/nvidia/l4t-jetpack:r36\.[4-9]\.\d+", given["BASE"])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"cuda-bindings>={given['CUDA']}" in project["optional-dependencies"]["tensorrt"]
+    assert f"'cuda-bindings>={given['CUDA']},<13'" in last("Containerfile.jetson", "RUN")
 
 
 def test_the_label_fits_the_configuration(tmp_path: Path) -> None:

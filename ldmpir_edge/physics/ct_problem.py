@@ -164,15 +164,10 @@ def _prepare(
     if geometry.is_fan:
         # The ray tables index a square image and its transposed copy alike.
         rows = columns = max(rows, columns)
-    top, left = (rows - height) // 2, (columns - width) // 2
-    # An odd difference moves the grid's centre half a pixel off the image's.
-    center_mm = (
-        ((columns - width) / 2 - left) * pixel_spacing_mm,
-        (top - (rows - height) / 2) * pixel_spacing_mm,
-    )
+    crop = ((rows - height) // 2, (columns - width) // 2, height, width)
+    center_mm = grid_center_mm(crop, (rows, columns), pixel_spacing_mm)
     op = RadonOp(geometry, (rows, columns), pixel_spacing_mm, center_mm=center_mm)
     taps = hann_ramp_kernel(geometry.n_detectors, geometry.iso_spacing_mm)
-    crop = (top, left, height, width)
     if not geometry.is_fan:
         row_scale = np.sqrt(view_weights(geometry.angles_rad, np.pi))[:, None].astype(np.float32)
         toeplitz = toeplitz_tables(geometry, (rows, columns), pixel_spacing_mm)
@@ -187,6 +182,20 @@ def _prepare(
     row_scale = np.sqrt(weights * np.cos(geometry.fan_angles_rad)).astype(np.float32)
     rays, norm = ray_tables(op, row_scale, taps)
     return _Model("rays", op, crop, row_scale, taps, norm, rays)
+
+
+def grid_center_mm(
+    crop: tuple[int, int, int, int], grid_shape: tuple[int, int], pixel_spacing_mm: float
+) -> tuple[float, float]:
+    """Return `(x, y)` of the padded grid's centre from that of the image `crop` inside it.
+
+    An odd difference of sizes moves it half a pixel off.
+    """
+    (top, left, height, width), (rows, columns) = crop, grid_shape
+    return (
+        ((columns - width) / 2 - left) * pixel_spacing_mm,
+        (top - (rows - height) / 2) * pixel_spacing_mm,
+    )
 
 
 def needs_rebinning(geometry: RadonGeometry, image_shape: tuple[int, int]) -> bool:

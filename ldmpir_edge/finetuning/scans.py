@@ -1,0 +1,177 @@
+"""From a site's files to measured slices, or one line that says what does not serve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldmpir_edge.errors import ScanDataError, UsageError
+from ldmpir_edge.finetuning.kspace import MeasuredKspace
+from ldmpir_edge.finetuning.measured import MeasuredSlice
+from ldmpir_edge.finetuning.noisy_image import NoisyImage
+from ldmpir_edge.finetuning.recipe import Loss
+from ldmpir_edge.finetuning.sinogram import MeasuredSinogram
+from ldmpir_edge.scans.detect import open_scan
+from ldmpir_edge.scans.model import ImageScan, KspaceScan, Scan, SinogramScan
+from ldmpir_edge.scans.prepare_mri import prepare_mri
+
+MIN_SCANS = 3
+"""Fewer say little about the next one; about five are wanted."""
+MAX_SLICES = 15
+"""Of all scans together: memory grows with them, and neighbours teach the same."""
+MIN_ACS = 8
+FULLY_SAMPLED = 0.98
+
+
+@dataclass(frozen=True)
+class SiteSlice:
+    """A slice to learn from.
+
+    Parameters
+    ----------
+    measured
+        What was measured.
+    reference
+        `(h, w)` on the scan's scale, turned as k-space is, or None.
+    rss_scale
+        What magnitudes are multiplied with on their way to that scale; 1 but for MRI.
+    """
+
+    measured: MeasuredSlice
+    reference: NDArray[np.float32] | None = field(default=None, repr=False)
+    rss_scale: NDArray[np.float32] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class SiteScans:
+    """The slices of all scans, and the SHA-256 of each scan, sorted: no order tells a patient."""
+
+    slices: tuple[SiteSlice, ...]
+    digests: tuple[str, ...]
+
+
+def load_scans(paths: Sequence[Path], loss: Loss, noise_level: float | None = None) -> SiteScans:
+    """Read a site's scans: up to `MAX_SLICES` slices, spread about the middle of each.
+
+    Parameters
+    ----------
+    paths
+        Files or folders, one scan each.
+    loss
+        `supervised` reads the references.
+    noise_level
+        For images: standard deviation of their Gaussian noise; None estimates it.
+
+    Raises
+    ------
+    UsageError
+        The scans are too few or do not go together, or do not serve the loss.
+    ScanError
+        A scan cannot be read, or has nothing to learn from.
+    """
+    with ExitStack() as stack:
+        scans = [stack.enter_context(open_scan(path)) for path in paths]
+        digests = sorted({scan.content_sha256 for scan in scans})
+        if len(digests) < MIN_SCANS:
+            raise UsageError(
+                f"{len(digests)} different scan{'s' if len(digests) != 1 else ''} given; "
+                f"fine-tuning needs at least {MIN_SCANS}, better five, of as many patients"
+            )
+        _check_alike(scans)
+        if noise_level is not None and not isinstance(scans[0], ImageScan):
+            raise UsageError("--noise-level is for images; raw data carry their own noise")
+        if loss == "split" and isinstance(scans[0], ImageScan):
+            raise UsageError(
+                "an image has no lines or views to split; use the default loss, which for images "
+                "estimates its error by SURE"
+            )
+        per_scan = max(1, MAX_SLICES // len(scans))
+        slices = [
+            _read(scan, index, loss, noise_level)
+            for scan in scans
+            for index in _middle(scan.n_slices, per_scan)
+        ]
+    return SiteScans(tuple(slices), tuple(digests))
+
+
+def _middle(n_slices: int, wanted: int) -> list[int]:
+    """Choose indices spread over the middle half, where there is anatomy."""
+    n = min(n_slices, wanted)
+    return sorted({int(n_slices * (0.25 + 0.5 * (k + 0.5) / n)) for k in range(n)})
+
+
+def _check_alike(scans: Sequence[Scan]) -> None:
+    first = scans[0]
+    for scan in scans[1:]:
+        for what, one, other in zip(
+            ("kind", "modality", "matrix", "number of coils", "geometry", "pixel spacing"),
+            _setting(first),
+            _setting(scan),
+            strict=True,
+        ):
+            if one != other:
+                raise UsageError(
+                    f"{first.path} and {scan.path} differ in {what}{_both(one, other)}; "
+                    "fine-tune on scans of one protocol"
+                )
+
+
+def _setting(scan: Scan) -> tuple[object, ...]:
+    coils = scan.n_coils if isinstance(scan, KspaceScan) else None
+    ct = isinstance(scan, SinogramScan)
+    geometry = scan.geometry if isinstance(scan, SinogramScan) else None
+    spacing = scan.pixel_spacing_mm if isinstance(scan, SinogramScan) and ct else None
+    return scan.kind, scan.info.modality, scan.image_shape, coils, geometry, spacing
+
+
+def _both(one: object, other: object) -> str:
+    text = f" ({one} and {other})"
+    return text if len(text) < 60 else ""
+
+
+def _read(scan: Scan, index: int, loss: Loss, noise_level: float | None) -> SiteSlice:
+    reference = scan.reference(index) if loss == "supervised" else None
+    if loss == "supervised" and reference is None:
+        raise UsageError(
+            f"{scan.path} holds no reference image; --loss supervised needs one in every scan: "
+            "leave the option out"
+        )
+    if isinstance(scan, KspaceScan):
+        return _read_kspace(scan, index, reference)
+    if isinstance(scan, SinogramScan):
+        return SiteSlice(MeasuredSinogram(scan.sinogram(index), scan), reference)
+    if isinstance(scan, ImageScan):
+        return SiteSlice(NoisyImage(scan.image(index), scan.info.modality, noise_level), reference)
+    raise UsageError(f"no way to fine-tune on a {type(scan).__name__}")
+
+
+def _read_kspace(scan: KspaceScan, index: int, reference: NDArray[np.float32] | None) -> SiteSlice:
+    calibration = scan.calibration(index)
+    prepared = prepare_mri(
+        scan.kspace(index), scan.mask, scan.noise_samples, scan.recon_matrix, calibration
+    )
+    measured = MeasuredKspace(prepared)
+    if measured.n_acs < MIN_ACS:
+        raise ScanDataError(
+            f"{scan.path} has {measured.n_acs} autocalibration lines at the centre of k-space; "
+            f"fine-tuning needs {MIN_ACS} to know the coils: acquire them, or use the base as it is"
+        )
+    if measured.sampled_share >= FULLY_SAMPLED:
+        raise ScanDataError(
+            f"{scan.path} is fully sampled: no line is missing that could be learned; give scans "
+            "undersampled as the site acquires them, or train on their images with "
+            "'ldmpir-edge train'"
+        )
+    if reference is not None and scan.rows_are_phase:
+        reference = np.ascontiguousarray(reference.T)
+    top, left, height, width = prepared.crop
+    if reference is not None and (height, width) != measured.grid:
+        whole = np.zeros(measured.grid, np.float32)
+        whole[top : top + height, left : left + width] = reference
+        reference = whole
+    return SiteSlice(measured, reference, prepared.rss_scale)

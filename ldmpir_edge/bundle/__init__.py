@@ -2,6 +2,7 @@
 
 from ldmpir_edge.bundle.archive import Archive, describe_entries, write_bundle
 from ldmpir_edge.bundle.engines import BuildRecipe, EngineSpec, TypicalScan, pack_engines
+from ldmpir_edge.bundle.finetuning import FinetuningSpec
 from ldmpir_edge.bundle.golden import GoldenPair, pack_golden
 from ldmpir_edge.bundle.manifest import MANIFEST_VERSION, Manifest
 from ldmpir_edge.bundle.schema import (
@@ -34,6 +35,7 @@ __all__ = [
     "EngineSpec",
     "EntrySpec",
     "FamilySpec",
+    "FinetuningSpec",
     "GateResult",
     "GoldenPair",
     "LoadedVariant",

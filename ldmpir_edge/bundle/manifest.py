@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from ldmpir_edge.bundle.engines import BuildRecipe, EngineSpec
+from ldmpir_edge.bundle.finetuning import FinetuningSpec
 from ldmpir_edge.bundle.schema import (
     EntryName,
     EntrySpec,
@@ -45,7 +46,8 @@ class Manifest(Frozen):
     `scaling` is the scaling contract in words; `source_hashes` the SHA-256 of the weights and
     recipes the bundle was made from; `verified` is false when the gate was skipped; `created`
     the time of export with its zone. `engines` were compiled ahead of time, `recipe` says how to
-    compile others on the device. `entries` covers every file except the manifest itself, its
+    compile others on the device; `finetuning` where the weights come from, of a model that a site
+    has fine-tuned. `entries` covers every file except the manifest itself, its
     digest and the signature.
     """
 
@@ -62,6 +64,7 @@ class Manifest(Frozen):
     variants: Annotated[tuple[VariantSpec, ...], Field(min_length=1)]
     engines: tuple[EngineSpec, ...] = ()
     recipe: BuildRecipe | None = None
+    finetuning: FinetuningSpec | None = None
     source_hashes: dict[EntryName, Sha256]
     tool_versions: dict[Word, Word]
     notes: Text = ""
@@ -123,7 +126,7 @@ class Manifest(Frozen):
         return {
             key: value
             for key, value in document.items()
-            if value or key not in ("engines", "recipe")
+            if value or key not in ("engines", "recipe", "finetuning")
         }
 
     @model_validator(mode="after")

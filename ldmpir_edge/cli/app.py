@@ -13,6 +13,7 @@ from ldmpir_edge.cli import (
     compare,
     doctor,
     export,
+    finetune,
     inspect,
     models,
     report,
@@ -53,6 +54,7 @@ app.command("verify", rich_help_panel="Look")(with_loudness(verify.verify))
 app.command("compare", rich_help_panel="Look")(with_loudness(compare.compare))
 app.command("bench", rich_help_panel="Look")(with_loudness(bench.bench))
 app.command("train", rich_help_panel="Make")(with_loudness(train.train))
+app.command("finetune", rich_help_panel="Make")(with_loudness(finetune.finetune))
 app.command("export", rich_help_panel="Make")(with_loudness(export.export))
 app.command("compile", rich_help_panel="Make")(with_loudness(compile_command.compile_engines))
 

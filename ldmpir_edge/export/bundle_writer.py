@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ldmpir_edge.bundle import (
     FamilySpec,
+    FinetuningSpec,
     GoldenPair,
     Manifest,
     ModelInfo,
@@ -94,6 +95,7 @@ def export_bundle(
     gate: bool = True,
     fastest_only: bool = False,
     signing_key: Ed25519PrivateKey | None = None,
+    finetuning: FinetuningSpec | None = None,
     on_progress: Progress = lambda what, done, total: None,
 ) -> Manifest:
     """Write a bundle with every family, number of steps and precision of the target.
@@ -117,6 +119,8 @@ def export_bundle(
     fastest_only
         Keep only that of `precisions` which is fastest on this machine; one that the gate refuses
         is left out instead of being an error. `precisions` must hold fp32.
+    finetuning
+        Where the weights come from, of a fine-tuned model.
     on_progress
         Called with (what is being done, steps done, steps in all).
 
@@ -133,7 +137,7 @@ def export_bundle(
     """
     calibration_images = calibration_images or images
     model = load_weights(model_folder / WEIGHTS)
-    info = _model_info(model_folder, model)
+    info = read_model_info(model_folder, model)
     cases = make_cases(images, CASE_SIZE)
     calibration = make_cases(calibration_images, CASE_SIZE, CALIBRATION_SEED)
     small = make_cases(images, GOLDEN_SIZE)
@@ -210,6 +214,7 @@ def export_bundle(
             variants=tuple(builder.variants),
             engines=engines,
             recipe=target.engine.recipe if target.engine else None,
+            finetuning=finetuning,
             source_hashes={
                 name: hashlib.sha256((model_folder / name).read_bytes()).hexdigest()
                 for name in (WEIGHTS, "model.toml")
@@ -247,7 +252,14 @@ def _family_spec(family: Family) -> FamilySpec:
     )
 
 
-def _model_info(folder: Path, model: LdmPir) -> ModelInfo:
+def read_model_info(folder: Path, model: LdmPir) -> ModelInfo:
+    """Read what `folder/model.toml` calls a model.
+
+    Raises
+    ------
+    BundleError
+        It does not name the model.
+    """
     path = folder / "model.toml"
     try:
         document = tomllib.loads(path.read_text())

@@ -38,9 +38,9 @@ class FinetuneRecipe(BaseModel):
     loss: Loss = "equivariant"
     rank: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
-    n_updates: int = Field(default=240, gt=0)
+    n_updates: int = Field(default=120, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
-    check_every: int = Field(default=30, gt=0)
+    check_every: int = Field(default=20, gt=0)
     patience: int = Field(default=4, gt=0)
     margin: float = Field(default=0.02, ge=0, lt=1)
     n_steps: int = Field(default=4, gt=0)

@@ -92,7 +92,7 @@ def load_scans(paths: Sequence[Path], loss: Loss, noise_level: float | None = No
             )
         per_scan = max(1, MAX_SLICES // len(scans))
         slices = [
-            _read(scan, index, loss, noise_level)
+            read_slice(scan, index, loss, noise_level)
             for scan in scans
             for index in _middle(scan.n_slices, per_scan)
         ]
@@ -134,7 +134,8 @@ def _both(one: object, other: object) -> str:
     return text if len(text) < 60 else ""
 
 
-def _read(scan: Scan, index: int, loss: Loss, noise_level: float | None) -> SiteSlice:
+def read_slice(scan: Scan, index: int, loss: Loss, noise_level: float | None = None) -> SiteSlice:
+    """Read one slice; as `load_scans`, which checks that slices go together."""
     reference = scan.reference(index) if loss == "supervised" else None
     if loss == "supervised" and reference is None:
         raise UsageError(

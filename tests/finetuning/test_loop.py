@@ -104,7 +104,6 @@ def test_few_weights_move_and_low_rank_updates_merge():
     model = awake_model()
     before = copy.deepcopy(model)
     moving = choose_parameters(model, 2, 0)
-    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), before.parameters()))
     x = torch.randn(1, model.unet.stem.in_channels, 32, 32)
     embedding = torch.randn(1, 8)
     assert torch.equal(model.unet(x, embedding), before.unet(x, embedding))

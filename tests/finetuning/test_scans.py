@@ -28,7 +28,7 @@ def test_scans_of_every_kind_are_read(site, kind, cls):
 
 
 def test_two_scans_are_too_few(site):
-    with pytest.raises(UsageError, match="2 different scans given.*at least 3"):
+    with pytest.raises(UsageError, match=r"2 different scans given.*at least 3"):
         load_scans(site("mri")[:2], "equivariant")
 
 
@@ -61,14 +61,14 @@ def test_mixed_kinds_are_refused(site):
 
 def test_scans_without_autocalibration_lines_are_refused(tmp_path):
     paths = write_site(tmp_path, "mri", n_acs=1)
-    with pytest.raises(ScanDataError, match="has [0-7] autocalibration lines"):
+    with pytest.raises(ScanDataError, match=r"has [0-7] autocalibration lines"):
         load_scans(paths, "equivariant")
 
 
 @pytest.mark.parametrize("loss", ["equivariant", "split"])
 def test_fully_sampled_scans_are_refused_with_the_way_out(tmp_path, loss):
     paths = write_site(tmp_path, "mri", acceleration=1)
-    with pytest.raises(ScanDataError, match="fully sampled.*ldmpir-edge train"):
+    with pytest.raises(ScanDataError, match=r"fully sampled.*ldmpir-edge train"):
         load_scans(paths, loss)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import ldmpir_edge
 
-WORKSTATION = {"export", "models", "training"}
+WORKSTATION = {"export", "finetuning", "models", "training"}
 """Packages that may import torch; everything else is the appliance side."""
 
 ENGINES = ("onnx", "onnxruntime", "onnxscript", "onnxslim", "openvino", "tensorrt", "torch")

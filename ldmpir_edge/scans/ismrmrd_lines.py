@@ -20,6 +20,21 @@ from ldmpir_edge.scans.limits import MAX_ACQUISITIONS, check_count
 
 _BATCH = 4096
 
+_READ_OF_HEAD: dict[str, tuple[int, ...]] = {
+    "flags number_of_samples active_channels discard_pre discard_post center_sample": (),
+    "encoding_space_ref sample_time_us idx": (),
+    "position read_dir phase_dir slice_dir": (3,),
+}
+_READ_OF_COUNTERS = (
+    "kspace_encode_step_1",
+    "kspace_encode_step_2",
+    "contrast",
+    "phase",
+    "repetition",
+    "set",
+    "slice",
+)
+
 
 class Flag(IntEnum):
     """Bits (counted from 1) of an acquisition's flags that decide its use.
@@ -184,10 +199,8 @@ def read_heads(path: Path, group: h5py.Group) -> Hdf5Lines:
     """
     data = hdf5.dataset(path, group, "data", kinds="V", ndim=(1,))
     names = data.dtype.names or ()
-    wanted = {"flags", "idx", "number_of_samples", "active_channels", "center_sample", "position"}
-    head_names = (data.dtype["head"].names or ()) if "head" in names else ()
     sample_type = h5py.check_vlen_dtype(data.dtype["data"]) if "data" in names else None
-    if not wanted <= set(head_names) or sample_type != np.float32:
+    if "head" not in names or not _holds(data.dtype["head"]) or sample_type != np.float32:
         raise ScanFormatError(
             f"{path}: {data.name} is not a table of ISMRMRD acquisitions (head, traj, data)"
         )
@@ -196,3 +209,18 @@ def read_heads(path: Path, group: h5py.Group) -> Hdf5Lines:
     with hdf5.reading(path, "the acquisition headers"):
         heads = data.fields("head")[...]
     return Hdf5Lines(path=path, dataset=data, heads=heads)
+
+
+def _holds(head: np.dtype[Any]) -> bool:
+    """Answer whether an acquisition header has all that is read of it, each of its own shape."""
+    for names, shape in _READ_OF_HEAD.items():
+        for name in names.split():
+            if name not in (head.names or ()) or head[name].shape != shape:
+                return False
+            if head[name].base.kind not in ("V" if name == "idx" else "iuf"):
+                return False
+    counters = head["idx"]
+    return all(
+        name in (counters.names or ()) and counters[name].kind in "iu" and not counters[name].shape
+        for name in _READ_OF_COUNTERS
+    )

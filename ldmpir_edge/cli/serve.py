@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,12 +53,11 @@ def serve(
 
     [dim]ldmpir-edge serve --state state --watch in --out out --http 127.0.0.1:8080[/dim]
     """
-    with need("serve", "serve"):
-        from ldmpir_edge.serve.config import load_config
-
     if new_token is not None:
         _print_token(new_token)
         return
+    if as_json and not check:
+        raise UsageError("--json prints what --check finds; add --check")
     flags: dict[str, Any] = {
         "state": state,
         "mrd": {"listen": mrd} if mrd else None,
@@ -66,20 +67,33 @@ def serve(
         "out": out,
         "allow_unsigned": allow_unsigned or None,
     }
-    settings = load_config(config, {name: flag for name, flag in flags.items() if flag is not None})
-    if as_json and not check:
-        raise UsageError("--json prints what --check finds; add --check")
+    flags = {name: flag for name, flag in flags.items() if flag is not None}
     if check:
-        _check(settings, as_json)
+        with need("serve", "serve"):
+            from ldmpir_edge.serve.config import load_config
+        _check(load_config(config, flags), as_json)
         return
-    if not settings.doors:
-        raise UsageError("no door is open; add --http, --mrd, --dicom or --watch")
+    _serve(config, flags)
+
+
+def _serve(file: Path | None, flags: Mapping[str, Any]) -> None:
     with need("serve", "serve"):
-        from ldmpir_edge.serve.appliance import Appliance
         from ldmpir_edge.serve.logs import configure_logs
-    configure_logs()
-    with need("serve", "serve"), Appliance(settings) as appliance:
-        appliance.run()
+        from ldmpir_edge.serve.worker_process import WorkerProcess
+    with ExitStack() as stack:
+        # It imports the engines' side while this process imports the doors'.
+        first_worker = WorkerProcess()
+        stack.callback(first_worker.end)
+        with need("serve", "serve"):
+            from ldmpir_edge.serve.config import load_config
+        settings = load_config(file, flags)
+        if not settings.doors:
+            raise UsageError("no door is open; add --http, --mrd, --dicom or --watch")
+        with need("serve", "serve"):
+            from ldmpir_edge.serve.appliance import Appliance
+        configure_logs()
+        with need("serve", "serve"), Appliance(settings, first_worker) as appliance:
+            appliance.run()
 
 
 def _print_token(name: str) -> None:

@@ -25,6 +25,7 @@ from ldmpir_edge.serve.queue import JobQueue
 from ldmpir_edge.serve.state_folder import StateFolder
 from ldmpir_edge.serve.supervisor import Supervisor
 from ldmpir_edge.serve.watch import Watcher
+from ldmpir_edge.serve.worker_process import WorkerProcess
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,13 @@ class ListeningDoor(Protocol):
 class Appliance:
     """The running appliance, used as a context manager.
 
+    Parameters
+    ----------
+    config
+        What it is told.
+    first_worker
+        Started before, to save its time.
+
     Attributes
     ----------
     folder, queue, metrics, notices, intake, supervisor
@@ -63,8 +71,9 @@ class Appliance:
         A route's bundle cannot be used.
     """
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, first_worker: WorkerProcess | None = None) -> None:
         self.config = config
+        self._first_worker = first_worker
         self.folder = StateFolder(config.state)
         self._stack = ExitStack()
         self._listening: dict[Source, ListeningDoor] = {}
@@ -88,6 +97,7 @@ class Appliance:
                 *(self.config, self.folder, self.queue, targets),
                 metrics=self.metrics,
                 on_finish=self._on_finish,
+                first_worker=self._first_worker,
             )
             self.couriers = {
                 name: Courier(name, target, self.queue, self.supervisor.result, self.metrics)

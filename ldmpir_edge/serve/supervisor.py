@@ -58,6 +58,8 @@ class Supervisor:
         Counts jobs that ended and workers that were lost.
     on_finish
         Called with every job that has ended, after its row is committed.
+    first_worker
+        Started before, to save its time.
     clock
         Gives seconds since 1970, as the jobs' times are.
     """
@@ -70,12 +72,14 @@ class Supervisor:
         targets: Mapping[str, Target],
         metrics: Metrics,
         on_finish: OnFinish,
+        first_worker: WorkerProcess | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config, self._folder, self._queue = config, folder, queue
         self._targets, self._on_finish = targets, on_finish
         self._metrics, self._clock = metrics, clock
         self._routes = {route.name: route for route in config.routes}
+        self._first_worker = first_worker
         self._worker: WorkerProcess | None = None
         self._blamed: dict[str, str] = {}
         self._stopping = threading.Event()
@@ -131,9 +135,10 @@ class Supervisor:
             self._worker.end()
 
     def _start_worker(self) -> WorkerProcess | None:
-        worker = WorkerProcess(self._config, self._folder.root / "latencies.json")
+        worker, self._first_worker = self._first_worker or WorkerProcess(), None
         until = time.monotonic() + START_S
         try:
+            worker.configure(self._config, self._folder.root / "latencies.json")
             # In short waits, so that the appliance can be stopped meanwhile.
             while not worker.has_message(0.5):
                 if self._stopping.is_set() or time.monotonic() > until:

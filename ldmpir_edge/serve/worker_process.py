@@ -11,11 +11,14 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ldmpir_edge.errors import LdmpirError
-from ldmpir_edge.serve.config import ServeConfig
-from ldmpir_edge.serve.work import Order
+
+if TYPE_CHECKING:
+    # The first worker is started before anything of this is imported here.
+    from ldmpir_edge.serve.config import ServeConfig
+    from ldmpir_edge.serve.work import Order
 
 _CHUNK = 65536
 
@@ -25,17 +28,9 @@ class WorkerLostError(LdmpirError):
 
 
 class WorkerProcess:
-    """A running worker.
+    """A running worker, which imports what it needs and then waits for its configuration."""
 
-    Parameters
-    ----------
-    config
-        Sent to it as it is.
-    latencies
-        File of its measured times.
-    """
-
-    def __init__(self, config: ServeConfig, latencies: Path) -> None:
+    def __init__(self) -> None:
         self._line, theirs = socket.socketpair()
         self._received = b""
         with theirs:
@@ -47,12 +42,23 @@ class WorkerProcess:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )
-        self._send(
-            {
-                "config": config.model_dump(mode="json"),
-                "latencies": str(latencies),
-            }
-        )
+
+    def configure(self, config: ServeConfig, latencies: Path) -> None:
+        """Have it load its engines.
+
+        Parameters
+        ----------
+        config
+            Sent to it as it is.
+        latencies
+            File of its measured times.
+
+        Raises
+        ------
+        WorkerLostError
+            The process has ended.
+        """
+        self._send({"config": config.model_dump(mode="json"), "latencies": str(latencies)})
 
     def fileno(self) -> int:
         """Give the socket's descriptor, to wait for messages."""

@@ -38,7 +38,7 @@ from ldmpir_edge.physics.problem import Problem
 WARMUP = 10
 GRADIENT_CLIP = 1.0
 AVERAGE_DECAY = 0.95
-LEAST_SIGNAL = 0.05
+LEAST_SIGNAL = 0.02
 """Held-out errors of the base that are noise but for this share of it say nothing."""
 HELD_OUT_IMAGE = 0.2
 """Share of the images that no update sees, where images have no parts to keep back."""

@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
-QUALITY = "quality-0.3.0.json"
+QUALITY = "quality-0.4.0.json"
 PRECISION = {"AVX2": "precision-0.3.1.json", "AVX-512 with VNNI": "precision-0.3.1-vnni.json"}
 SPEED = "speed-0.3.0.json"
 OURS = ("ours, 1 steps", "ours, 4 steps", "ours, 8 steps")

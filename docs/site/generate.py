@@ -37,6 +37,7 @@ PACKAGES = {
     "report": "Metrics, figures and the HTML page.",
     "models": "The PyTorch model: U-Net, Krylov-subspace module, sampler.",
     "training": "Simulated scans, losses and the training loop.",
+    "finetuning": "Learning from a site's own measurements.",
     "export": "Tracing, precision, the gate and the writing of bundles.",
     "serve": "The appliance.",
     "errors": "Every error, with its exit code.",

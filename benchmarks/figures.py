@@ -21,7 +21,11 @@ import matplotlib.pyplot as plt
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
 QUALITY = "quality-0.4.0.json"
-PRECISION = {"AVX2": "precision-0.3.1.json", "AVX-512 with VNNI": "precision-0.3.1-vnni.json"}
+PRECISION = {
+    "AVX2, 0.3.1": "precision-0.3.1.json",
+    "Cascade Lake with VNNI, 0.3.1": "precision-0.3.1-vnni.json",
+    "AMD EPYC with VNNI, 0.4.0": "precision-0.4.0.json",
+}
 SPEED = "speed-0.3.0.json"
 OURS = ("ours, 1 steps", "ours, 4 steps", "ours, 8 steps")
 BASELINES = ("untreated", "classical", *OURS)
@@ -64,7 +68,7 @@ def quality() -> plt.Figure:
 
 def latency() -> plt.Figure:
     """Time of a 256 x 256 x 8-coil slice at 4 steps by engine, precision and processor."""
-    figure, axes = plt.subplots(1, len(PRECISION), figsize=(9, 3.2), sharey=True)
+    figure, axes = plt.subplots(1, len(PRECISION), figsize=(11, 3.2), sharey=True)
     for axis, (processor, name) in zip(axes, PRECISION.items(), strict=True):
         seconds = json.loads((RESULTS / name).read_text())["seconds"]["256"]
         for k, times in enumerate(seconds.values()):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ldmpir_edge.errors import ScanDataError, ScanFormatError
 from ldmpir_edge.physics.geometry import KINDS, GeometryKind, RadonGeometry
 from ldmpir_edge.scans import hdf5
+from ldmpir_edge.scans.global_heaps import check_heaps
 from ldmpir_edge.scans.limits import (
     MAX_SIDE,
     MAX_SLICES,
@@ -59,6 +60,7 @@ def read_sinogram(path: Path, file: h5py.File) -> SinogramFile:
     ScanDataError
         The geometry is contradictory, a size is absurd, or the data sets do not fit together.
     """
+    check_heaps(path)  # texts among the attributes lie there
     attributes = _Attributes(path, file)
     if (name := attributes.text("format")) != FORMAT:
         raise ScanFormatError(f"{path}: format is {name!r}; it must be {FORMAT!r}")

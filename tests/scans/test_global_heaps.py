@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from small_scans import write_fastmri, write_ismrmrd
+from small_scans import write_fastmri, write_ismrmrd, write_sinogram
 
 from ldmpir_edge.errors import ScanFormatError
 from ldmpir_edge.scans.detect import open_scan
@@ -48,6 +48,13 @@ def zero(path: Path, which: int, start: int) -> None:
 
 def test_a_fastmri_header_that_is_not_there_yet_is_refused(tmp_path: Path) -> None:
     write_fastmri(tmp_path / "a.h5", size=32)
+    zero(tmp_path / "a.h5", 0, 16)
+    with pytest.raises(ScanFormatError, match="not all there yet"), open_scan(tmp_path / "a.h5"):
+        pass
+
+
+def test_sinogram_attributes_that_are_not_there_yet_are_refused(tmp_path: Path) -> None:
+    write_sinogram(tmp_path / "a.h5")
     zero(tmp_path / "a.h5", 0, 16)
     with pytest.raises(ScanFormatError, match="not all there yet"), open_scan(tmp_path / "a.h5"):
         pass

@@ -30,6 +30,12 @@ def train(
         Path | None,
         typer.Option("--initial", help="Weights (safetensors) that a new run starts from."),
     ] = None,
+    validation: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--validation", help="Folder of held-out images for a validation curve; repeatable."
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that simulate scans.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Report as one JSON object.")] = False,
 ) -> None:
@@ -46,7 +52,13 @@ def train(
 
     config, plan = read_recipe(recipe)
     trainer = Trainer(
-        config, plan, load_folder(*images), output, n_workers=workers, initial=initial
+        config,
+        plan,
+        load_folder(*images),
+        output,
+        n_workers=workers,
+        initial=initial,
+        held_out=load_folder(*validation) if validation else (),
     )
     recent: deque[float] = deque(maxlen=100)
     with progress_bar("training") as progress:

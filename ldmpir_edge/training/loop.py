@@ -28,12 +28,14 @@ from ldmpir_edge.training.checkpoint import (
 from ldmpir_edge.training.dataset import SimulatedScans, TrainingItem
 from ldmpir_edge.training.images import ImageStack
 from ldmpir_edge.training.log import LogRow, append_row, cut_log
-from ldmpir_edge.training.losses import image_loss
+from ldmpir_edge.training.losses import image_loss, psnr
 from ldmpir_edge.training.muon import Muon
 from ldmpir_edge.training.recipe import Recipe, Stage
+from ldmpir_edge.training.validation import Validation
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
+VALIDATION = "validation.csv"
 KERNEL_AXES = 4
 """Of a convolution's kernel; every other parameter is a vector or a small matrix."""
 WEIGHTS = "weights.safetensors"
@@ -59,6 +61,9 @@ class Trainer:
     initial
         Weights to start from in a new folder, of the same architecture; None starts from the
         recipe's seed.
+    held_out
+        Images that are not trained on: the averaged weights are measured on them at the start and
+        at every checkpoint. None are needed.
 
     Raises
     ------
@@ -69,6 +74,8 @@ class Trainer:
         The initial weights cannot be read.
     OutputError
         The folder cannot be written.
+    ScanDataError
+        The held-out images can serve none of the recipe's tasks.
     """
 
     def __init__(
@@ -81,6 +88,7 @@ class Trainer:
         n_workers: int = 1,
         checkpoint_every: int = 100,
         initial: Path | None = None,
+        held_out: Sequence[ImageStack] = (),
     ) -> None:
         self.recipe, self.stacks, self.folder = recipe, stacks, folder
         self.n_workers, self.checkpoint_every = n_workers, checkpoint_every
@@ -109,6 +117,9 @@ class Trainer:
         if (folder / CHECKPOINT).exists():
             self._resume()
         cut_log(folder / LOG, self.update)
+        self._validation = Validation(held_out, recipe, folder / VALIDATION) if held_out else None
+        if self._validation is not None:
+            self._validation.cut(self.update)
 
     @property
     def n_updates(self) -> int:
@@ -126,6 +137,8 @@ class Trainer:
             The images do not serve the recipe.
         """
         done = 0
+        if self.update == 0:
+            self._validate()
         for number, stage in enumerate(self.recipe.stages):
             if self.update < done + stage.n_updates:
                 self._run_stage(number, stage, done, on_update)
@@ -171,14 +184,15 @@ class Trainer:
                 "task": last["task"],
                 "family": last["family"],
                 "loss": round(loss, 6),
-                "psnr": round(_psnr(x0_hat, last["target"]), 3),
-                "psnr_x1": round(_psnr(last["x1"], last["target"]), 3),
+                "psnr": round(psnr(x0_hat, last["target"]), 3),
+                "psnr_x1": round(psnr(last["x1"], last["target"]), 3),
                 "seconds": round(time.perf_counter() - started, 4),
                 "waited": round(waited, 4),
             }
             append_row(self.folder / LOG, row)
             on_update(row)
             if self.update % self.checkpoint_every == 0:
+                self._validate()
                 self._checkpoint()
 
     def _step(self, stage: Stage, batch: Sequence[TrainingItem]) -> tuple[float, Tensor]:
@@ -249,6 +263,10 @@ class Trainer:
         for slow, fast in zip(self.average.parameters(), self.model.parameters(), strict=True):
             slow.lerp_(fast, 1 - decay)
 
+    def _validate(self) -> None:
+        if self._validation is not None:
+            self._validation.look(self.average, self.update)
+
     def _checkpoint(self) -> None:
         write_checkpoint(
             self.folder / CHECKPOINT,
@@ -291,9 +309,3 @@ def learning_rate(stage: Stage, update: int) -> float:
         return stage.learning_rate * (update + 1) / stage.warmup
     progress = (update - stage.warmup) / max(1, stage.n_updates - stage.warmup)
     return stage.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
-
-
-def _psnr(x: Tensor, target: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of the complex image, for a peak of 1."""
-    squared = float(((x - target) ** 2).sum(dim=1).mean())
-    return -10 * math.log10(max(squared, 1e-12))

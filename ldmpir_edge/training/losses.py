@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -55,3 +57,9 @@ def image_loss(x: Tensor, target: Tensor, x1: Tensor, ssim_weight: float) -> Ten
 def _magnitude(x: Tensor) -> Tensor:
     # The small constant keeps the gradient of the root finite where the image is zero.
     return torch.sqrt((x**2).sum(dim=1, keepdim=True) + 1e-8)
+
+
+def psnr(x: Tensor, target: Tensor) -> float:
+    """Return the peak signal-to-noise ratio in dB of `(B, 2, H, W)` images, for a peak of 1."""
+    squared = float(((x - target) ** 2).sum(dim=1).mean())
+    return -10 * math.log10(max(squared, 1e-12))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from ldmpir_edge.errors import OutputError, UsageError
+from ldmpir_edge.errors import OutputError, ScanDataError, UsageError
 from ldmpir_edge.models.config import ModelConfig
 from ldmpir_edge.models.weights import load_weights
 from ldmpir_edge.training import loop
@@ -21,6 +21,7 @@ from ldmpir_edge.training.acquisitions import Example
 from ldmpir_edge.training.dataset import SimulatedScans
 from ldmpir_edge.training.loop import Trainer, learning_rate
 from ldmpir_edge.training.recipe import Recipe, Stage
+from ldmpir_edge.training.validation import Validation
 
 TINY = ModelConfig(widths=(8, 8, 8, 8), embedding=8, n_cg=2)
 TWO_STAGES = Recipe(
@@ -90,6 +91,46 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(cut, whole, tmp_path, 
     # The updates that were lost and repeated stand once in the log.
     untimed = [[{**r, "seconds": "", "waited": ""} for r in rows(f)] for f in (whole, broken)]
     assert untimed[0] == untimed[1]
+
+
+def test_the_validation_curve_is_that_of_the_averaged_weights(tmp_path, mr):
+    path = trainer(tmp_path, [mr], held_out=[mr], checkpoint_every=4).run(ignore)
+    with (tmp_path / "validation.csv").open(newline="") as f:
+        looks = list(csv.DictReader(f))
+    assert [(int(look["update"]), look["task"]) for look in looks] == [
+        (update, task) for update in (0, 4, 8) for task in ("denoise", "mri-columns")
+    ]
+    # The last look again, by what the weights' file holds.
+    alone = Validation([mr], TWO_STAGES, tmp_path / "again.csv")
+    alone.look(load_weights(path), 8)
+    with (tmp_path / "again.csv").open(newline="") as f:
+        for again, look in zip(csv.DictReader(f), looks[-2:], strict=True):
+            assert float(again["psnr"]) == pytest.approx(float(look["psnr"]), abs=0.01)
+            assert again["psnr_x1"] == look["psnr_x1"]
+    assert {look["psnr"] for look in looks[:2]} != {look["psnr"] for look in looks[-2:]}
+
+
+def test_a_resumed_run_looks_once_at_each_checkpoint(tmp_path, mr):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    trainer(whole, [mr], held_out=[mr], checkpoint_every=2).run(ignore)
+    with pytest.raises(PowerCutError):
+        trainer(broken, [mr], held_out=[mr], checkpoint_every=2).run(cut_at(5))
+    # A look of which the checkpoint was lost.
+    with (broken / "validation.csv").open("a") as f:
+        f.write("6,denoise,1,1\n")
+    trainer(broken, [mr], held_out=[mr], checkpoint_every=2).run(ignore)
+    assert (whole / "validation.csv").read_bytes() == (broken / "validation.csv").read_bytes()
+
+
+def test_validation_changes_nothing_of_the_training(whole, tmp_path, mr):
+    path = trainer(tmp_path, [mr], held_out=[mr], checkpoint_every=2).run(ignore)
+    assert path.read_bytes() == (whole / "weights.safetensors").read_bytes()
+
+
+def test_images_that_cannot_validate_are_refused(tmp_path, ct):
+    recipe = TWO_STAGES.model_copy(update={"tasks": {"mri-columns": 1.0}})
+    with pytest.raises(ScanDataError, match="none of the 1 validation volumes"):
+        Validation([ct], recipe, tmp_path / "validation.csv")
 
 
 def test_a_finished_run_stays_as_it_is(whole, mr):

@@ -132,7 +132,14 @@ def test_an_interrupted_run_says_how_to_go_on(site, tmp_path):
         *map(str, arguments(site, tmp_path / "site.ldmpir", "--rank", "1")),
     ]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+        command,
+        cwd=ROOT,
+        # A shell starts what runs in its background deaf to this signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
     )
     checkpoint = tmp_path / "site.finetune.pt"
     until = time.monotonic() + 100

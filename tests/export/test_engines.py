@@ -239,6 +239,19 @@ def test_a_target_that_cannot_be_is_refused(tmp_path: Path, lines: str, words: s
         read_target(str(tmp_path / "odd.toml"))
 
 
+def test_the_shipped_graphs_compile_for_the_gpus_of_the_target(tmp_path: Path) -> None:
+    """What `export --target rtx` adds to a bundle, from the graphs of the one that is shipped."""
+    target, shipped = read_target("rtx"), open_bundle("ldmpir-2m")
+    variants = [shipped.extract(family, 4, "fp16") for family in FAMILIES]
+    compiled = engines.compile_engines(
+        load_compiler(target), tmp_path, variants, target, lambda _: None
+    )
+    assert {engine.family for engine in compiled} == set(FAMILIES)
+    for engine in compiled:
+        assert len(engine.compute_capabilities) >= 2
+        assert engine.validity in ("valid", "suboptimal", "unchecked")
+
+
 @pytest.mark.slow
 def test_the_shipped_model_compiles_ahead_of_time(tmp_path: Path) -> None:
     """`export --target rtx --precision fp16` as a user runs it: about ten minutes."""

@@ -67,24 +67,14 @@ def gains(model, recipe, stacks) -> dict[str, float]:
     """Mean gain in dB over x1 on the held-out examples, by task and over all of them."""
     import torch
 
-    from ldmpir_edge.models.sampler import sample
-    from ldmpir_edge.training.dataset import SimulatedScans
+    from ldmpir_edge.training.dataset import SimulatedScans, reconstruct
 
     data = SimulatedScans(stacks, recipe, (256,), 9 * 10**7, N_EXAMPLES)
     by_task: dict[str, list[float]] = {}
     for i in range(N_EXAMPLES):
         item = data[i]
         with torch.no_grad():
-            image = sample(
-                model,
-                item["x1"],
-                item["b"],
-                item["noise_level"],
-                item["condition"],
-                item["family"],
-                item["tables"],
-                N_STEPS,
-            )
+            image = reconstruct(model, item, N_STEPS)
         before, after = (
             float(((x - item["target"]) ** 2).mean()) + 1e-12 for x in (item["x1"], image)
         )

@@ -28,12 +28,13 @@ from ldmpir_edge.finetuning.measured import (
 )
 from ldmpir_edge.finetuning.noisy_image import NoisyImage
 from ldmpir_edge.finetuning.parameters import choose_parameters, merge_updates
-from ldmpir_edge.finetuning.progress import Progress, read_progress, write_progress
+from ldmpir_edge.finetuning.progress import Progress, read_progress
 from ldmpir_edge.finetuning.recipe import FinetuneRecipe
 from ldmpir_edge.finetuning.scans import SiteScans, SiteSlice
 from ldmpir_edge.finetuning.supervision import reference_planes
 from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.physics.problem import Problem
+from ldmpir_edge.training.checkpoint import write_checkpoint
 
 WARMUP = 10
 GRADIENT_CLIP = 1.0
@@ -272,7 +273,7 @@ class Finetuner:
         return model
 
     def _write(self) -> None:
-        write_progress(
+        write_checkpoint(
             self.checkpoint,
             Progress(
                 identity=self._identity,

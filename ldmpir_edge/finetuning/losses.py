@@ -21,9 +21,8 @@ from ldmpir_edge.finetuning.noisy_image import NoisyImage
 from ldmpir_edge.finetuning.sure import sure
 from ldmpir_edge.models.ksm import normal_operator
 from ldmpir_edge.models.ldmpir import LdmPir
-from ldmpir_edge.models.sampler import sample
 from ldmpir_edge.training.acquisitions import Example
-from ldmpir_edge.training.dataset import TrainingItem, to_tensors
+from ldmpir_edge.training.dataset import reconstruct, to_tensors
 from ldmpir_edge.training.losses import image_loss
 
 SSIM_WEIGHT = 0.05
@@ -31,20 +30,6 @@ SURE_WEIGHT = 10.0
 """Of SURE relative to the noise's variance, beside an image loss relative to the error of x1."""
 SHOWN = 0.7
 """Share of the parts that a split reconstructs from; the others are predicted."""
-
-
-def reconstruct(model: LdmPir, item: TrainingItem, n_steps: int) -> Tensor:
-    """Run the deterministic sampler on a batch of one, `(1, 2, H, W)`."""
-    return sample(
-        model,
-        item["x1"],
-        item["b"],
-        item["noise_level"],
-        item["condition"],
-        item["family"],
-        item["tables"],
-        n_steps,
-    )
 
 
 def equivariant_loss(

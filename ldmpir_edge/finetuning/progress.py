@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
-import torch
 from torch import Tensor
 
-from ldmpir_edge.atomic import atomic_file
 from ldmpir_edge.errors import UsageError
-from ldmpir_edge.training.checkpoint import damaged_checkpoint
+from ldmpir_edge.training.checkpoint import damaged_checkpoint, read_checkpoint
 
 Weights = dict[str, Tensor]
 
@@ -31,18 +29,6 @@ class Progress(TypedDict):
     optimizer: dict[str, Any]
 
 
-def write_progress(path: Path, progress: Progress) -> None:
-    """Write or replace the checkpoint whole.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be written.
-    """
-    with atomic_file(path) as temporary, temporary.open("wb") as f:
-        torch.save(progress, f)
-
-
 def read_progress(path: Path, identity: dict[str, Any]) -> Progress | None:
     """Read the checkpoint of the same run; None where there is none.
 
@@ -53,12 +39,10 @@ def read_progress(path: Path, identity: dict[str, Any]) -> Progress | None:
     """
     if not path.exists():
         return None
+    progress = cast("Progress", read_checkpoint(path))
     try:
-        # weights_only: a checkpoint holds data, and a hostile one must not run code.
-        progress: Progress = torch.load(path, weights_only=True)
         theirs = progress["identity"]
-    except Exception as err:
-        # Unpickling a damaged file may raise anything, says its documentation.
+    except (KeyError, TypeError) as err:
         raise damaged_checkpoint(path, err) from err
     if theirs != identity:
         raise UsageError(

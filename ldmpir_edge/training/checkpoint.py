@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -23,7 +24,7 @@ class Checkpoint(TypedDict):
     optimizers: list[dict[str, Any]]
 
 
-def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def write_checkpoint(path: Path, checkpoint: Mapping[str, object]) -> None:
     """Write or replace a checkpoint; an interruption leaves the old one.
 
     Raises

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldmpir_edge.errors import ScanDataError
+from ldmpir_edge.models.ldmpir import LdmPir
+from ldmpir_edge.models.sampler import sample
 from ldmpir_edge.physics.normal import batch_of_one
 from ldmpir_edge.physics.problem import Family, Modality, Task
 from ldmpir_edge.training.acquisitions import SIMULATORS, Example
@@ -186,3 +188,17 @@ def to_tensors(example: Example) -> TrainingItem:
         "condition": torch.from_numpy(problem.condition)[None],
         "tables": batch_of_one(tables),
     }
+
+
+def reconstruct(model: LdmPir, item: TrainingItem, n_steps: int) -> Tensor:
+    """Run the deterministic sampler on an example; returns `(1, 2, H, W)`."""
+    return sample(
+        model,
+        item["x1"],
+        item["b"],
+        item["noise_level"],
+        item["condition"],
+        item["family"],
+        item["tables"],
+        n_steps,
+    )

@@ -18,14 +18,14 @@ from ldmpir_edge.errors import UsageError
 from ldmpir_edge.models.config import ModelConfig
 from ldmpir_edge.models.ksm import normal_operator
 from ldmpir_edge.models.ldmpir import LdmPir
-from ldmpir_edge.models.sampler import bridge_state, sample
+from ldmpir_edge.models.sampler import bridge_state
 from ldmpir_edge.models.weights import load_weights, save_weights
 from ldmpir_edge.training.checkpoint import (
     damaged_checkpoint,
     read_checkpoint,
     write_checkpoint,
 )
-from ldmpir_edge.training.dataset import SimulatedScans, TrainingItem
+from ldmpir_edge.training.dataset import SimulatedScans, TrainingItem, reconstruct
 from ldmpir_edge.training.images import ImageStack
 from ldmpir_edge.training.log import LogRow, append_row, cut_log
 from ldmpir_edge.training.losses import image_loss, psnr
@@ -238,13 +238,11 @@ class Trainer:
         return loss.item(), x0_hat.detach(), list(gradients)
 
     def _predict(self, stage: Stage, item: TrainingItem, draws: torch.Generator) -> Tensor:
-        x1, b, family, tables = item["x1"], item["b"], item["family"], item["tables"]
-        level, condition = item["noise_level"], item["condition"]
         if stage.n_steps:
             choice = int(torch.randint(len(stage.n_steps), (), generator=draws))
-            return sample(
-                self.model, x1, b, level, condition, family, tables, stage.n_steps[choice]
-            )
+            return reconstruct(self.model, item, stage.n_steps[choice])
+        x1, b, family, tables = item["x1"], item["b"], item["family"], item["tables"]
+        level, condition = item["noise_level"], item["condition"]
         # Times as the sampler meets them: evenly in their logarithm.
         t = self.model.config.t_last ** torch.rand((), generator=draws)
         noise = torch.randn(x1.shape, generator=draws)

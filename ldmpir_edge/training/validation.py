@@ -12,8 +12,7 @@ import torch
 from ldmpir_edge.atomic import atomic_file, output_errors
 from ldmpir_edge.errors import ScanDataError
 from ldmpir_edge.models.ldmpir import LdmPir
-from ldmpir_edge.models.sampler import sample
-from ldmpir_edge.training.dataset import SimulatedScans
+from ldmpir_edge.training.dataset import SimulatedScans, reconstruct
 from ldmpir_edge.training.images import ImageStack
 from ldmpir_edge.training.losses import psnr
 from ldmpir_edge.training.recipe import Recipe
@@ -73,19 +72,7 @@ class Validation:
         """
         rows = []
         for task, items in self._examples.items():
-            images = [
-                sample(
-                    model,
-                    item["x1"],
-                    item["b"],
-                    item["noise_level"],
-                    item["condition"],
-                    item["family"],
-                    item["tables"],
-                    N_STEPS,
-                )
-                for item in items
-            ]
+            images = [reconstruct(model, item, N_STEPS) for item in items]
             reached = fmean(psnr(x, item["target"]) for x, item in zip(images, items, strict=True))
             start = fmean(psnr(item["x1"], item["target"]) for item in items)
             rows.append((update, task, round(reached, 3), round(start, 3)))

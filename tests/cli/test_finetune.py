@@ -14,29 +14,13 @@ import numpy as np
 import pytest
 from command_line import ROOT, ldmpir_edge
 from site_scans import write_site
-from tiny_model import awake_model, save_model
+from tiny_model import TARGET, awake_model, save_model
 
 from ldmpir_edge.bundle import generate_key, open_bundle
 from ldmpir_edge.cli.finetune import BASE_KEPT
 from ldmpir_edge.export import bundle_writer
 from ldmpir_edge.finetuning import site_gate
 from ldmpir_edge.finetuning.recipe import FinetuneRecipe
-
-TARGET = """
-name = "tiny"
-description = "for tests"
-n_steps = [1]
-default_n_steps = 1
-gate_backends = ["onnxruntime"]
-
-[limits]
-min_height = 16
-max_height = 64
-min_width = 16
-max_width = 64
-max_coils = 8
-max_views = 90
-"""
 
 
 @pytest.fixture(scope="module")

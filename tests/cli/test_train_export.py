@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from command_line import ldmpir_edge
 from small_scans import disc
-from tiny_model import MODEL_TOML
+from tiny_model import MODEL_TOML, TARGET
 
 from ldmpir_edge.bundle import generate_key, open_bundle
 from ldmpir_edge.export import bundle_writer
@@ -28,22 +28,6 @@ n_updates = 1
 learning_rate = 1e-3
 n_steps = [1]
 size = [32]
-"""
-
-TARGET = """
-name = "tiny"
-description = "for tests"
-n_steps = [1]
-default_n_steps = 1
-gate_backends = ["onnxruntime"]
-
-[limits]
-min_height = 16
-max_height = 64
-min_width = 16
-max_width = 64
-max_coils = 8
-max_views = 90
 """
 
 

@@ -23,6 +23,22 @@ embedding = 8
 n_cg = 3
 """
 
+TARGET = """
+name = "tiny"
+description = "for tests"
+n_steps = [1]
+default_n_steps = 1
+gate_backends = ["onnxruntime"]
+
+[limits]
+min_height = 16
+max_height = 64
+min_width = 16
+max_width = 64
+max_coils = 8
+max_views = 90
+"""
+
 
 def fresh_model() -> LdmPir:
     """A tiny model as training starts it: its U-Net answers zero."""

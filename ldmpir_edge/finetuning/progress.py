@@ -42,7 +42,7 @@ def read_progress(path: Path, identity: dict[str, Any]) -> Progress | None:
     progress = cast("Progress", read_checkpoint(path))
     try:
         theirs = progress["identity"]
-    except (KeyError, TypeError) as err:
+    except (KeyError, TypeError, IndexError) as err:  # a tensor raises the last
         raise damaged_checkpoint(path, err) from err
     if theirs != identity:
         raise UsageError(

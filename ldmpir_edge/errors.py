@@ -106,3 +106,9 @@ class StateError(LdmpirError):
     """The appliance's state folder cannot be used: in use, damaged or not writable."""
 
     exit_code = 61
+
+
+class SealError(LdmpirError):
+    """A collected scan or its key cannot be used: damaged, of another key, or open to others."""
+
+    exit_code = 62

@@ -14,7 +14,7 @@ from ldmpir_edge.cli.output import print_json, print_note, print_result, print_t
 from ldmpir_edge.errors import UsageError
 
 if TYPE_CHECKING:
-    from ldmpir_edge.serve.config import ServeConfig
+    from ldmpir_edge.serve.config import Route, ServeConfig
 
 
 def serve(
@@ -42,6 +42,10 @@ def serve(
         str | None,
         typer.Option(metavar="NAME", help="Make an API token, print it and its hash, and end."),
     ] = None,
+    new_collection_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Make the key that collected scans need, and end."),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Print what would run, and run nothing.")
     ] = False,
@@ -55,6 +59,9 @@ def serve(
     """
     if new_token is not None:
         _print_token(new_token)
+        return
+    if new_collection_key is not None:
+        _make_key(new_collection_key)
         return
     if as_json and not check:
         raise UsageError("--json prints what --check finds; add --check")
@@ -106,9 +113,21 @@ def _print_token(name: str) -> None:
     print_result(f'[http.tokens]\n{name} = "{hashed}"')
 
 
+def _make_key(path: Path) -> None:
+    from ldmpir_edge.serve.sealing import new_key
+
+    new_key(path)
+    print_note("keep a copy elsewhere: without it the collected scans are lost; add this to the")
+    print_note("configuration, and collect = true to the routes whose scans may be kept:")
+    print_result(f'[collection]\nkey = "{path.resolve()}"')
+
+
 def _check(settings: ServeConfig, as_json: bool) -> None:
     from ldmpir_edge.serve.bundles import open_route_bundle, variants
+    from ldmpir_edge.serve.sealing import read_key
 
+    if settings.collection is not None:
+        read_key(settings.collection.key)
     bundles = {
         route.name: open_route_bundle(route, allow_unsigned=settings.allow_unsigned)
         for route in settings.routes
@@ -138,6 +157,14 @@ def _check(settings: ServeConfig, as_json: bool) -> None:
                 ("task", route.task or "by the scan"),
                 ("variants", ", else ".join(choice)),
                 ("deadline", f"{route.deadline_s:g} s" if route.deadline_s else "none"),
+                ("collects", _collects(route, settings)),
                 ("delivers to", ", ".join(settings.targets(route)) or "HTTP download only"),
             ],
         )
+
+
+def _collects(route: Route, settings: ServeConfig) -> str:
+    kept = settings.collection
+    if kept is None or not route.collect:
+        return "nothing"
+    return f"scans to fine-tune on: {kept.max_scans} at most, for {kept.keep_days:g} days"

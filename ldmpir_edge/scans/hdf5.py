@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -32,14 +32,19 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     ScanFormatError
         The file cannot be opened: truncated, damaged or not HDF5.
     """
-    try:
-        file = h5py.File(path, "r")
-    except OSError as err:
-        reason = "truncated" if "truncated" in str(err) else "damaged or not HDF5"
-        raise ScanFormatError(
-            f"{path}: the file is {reason} ({_first_line(err)}); copy or export it again"
-        ) from err
-    with file:
+    with ExitStack() as stack:
+        try:
+            source: Path | BinaryIO = path
+            if path.is_relative_to("/proc"):
+                # An open descriptor, as of a file in memory. libhdf5 follows such a link to the
+                # name of the file, which it need not have; Python just opens it.
+                source = stack.enter_context(path.open("rb"))
+            file = stack.enter_context(h5py.File(source, "r"))
+        except OSError as err:
+            reason = "truncated" if "truncated" in str(err) else "damaged or not HDF5"
+            raise ScanFormatError(
+                f"{path}: the file is {reason} ({_first_line(err)}); copy or export it again"
+            ) from err
         yield file
 
 

@@ -14,6 +14,8 @@ from typing import Protocol, Self
 from ldmpir_edge.errors import LdmpirError
 from ldmpir_edge.serve.address import HostPort
 from ldmpir_edge.serve.bundles import open_route_bundle
+from ldmpir_edge.serve.collection import CollectedScans, clean_collection
+from ldmpir_edge.serve.collector import Collector
 from ldmpir_edge.serve.config import OUT, ServeConfig, Source
 from ldmpir_edge.serve.courier import Courier, FolderTarget, Target
 from ldmpir_edge.serve.intake import Intake
@@ -22,6 +24,7 @@ from ldmpir_edge.serve.metrics import Metrics
 from ldmpir_edge.serve.mrd.server import MrdServer
 from ldmpir_edge.serve.notices import Notices
 from ldmpir_edge.serve.queue import JobQueue
+from ldmpir_edge.serve.sealing import read_key
 from ldmpir_edge.serve.state_folder import StateFolder
 from ldmpir_edge.serve.supervisor import Supervisor
 from ldmpir_edge.serve.watch import Watcher
@@ -69,6 +72,8 @@ class Appliance:
         The state folder is in use, damaged or not writable.
     BundleError
         A route's bundle cannot be used.
+    SealError
+        The collection's key cannot be used.
     """
 
     def __init__(self, config: ServeConfig, first_worker: WorkerProcess | None = None) -> None:
@@ -77,10 +82,13 @@ class Appliance:
         self.folder = StateFolder(config.state)
         self._stack = ExitStack()
         self._listening: dict[Source, ListeningDoor] = {}
+        self._collector: Collector | None = None
 
     def __enter__(self) -> Self:
         for route in self.config.routes:
             open_route_bundle(route, allow_unsigned=self.config.allow_unsigned)
+        collection = self.config.collection
+        key = None if collection is None else read_key(collection.key)
         # Scans and images are for this user's eyes only, whichever library writes them.
         os.umask(0o077)
         with ExitStack() as stack:
@@ -103,6 +111,13 @@ class Appliance:
                 name: Courier(name, target, self.queue, self.supervisor.result, self.metrics)
                 for name, target in targets.items()
             }
+            clean_collection(self.folder.collected, self.config.collecting)
+            if collection is not None and key is not None:
+                scans = CollectedScans(self.folder.collected, collection, key)
+                self._collector = Collector(self.config, self.folder, self.metrics, scans)
+                self._collector.prune()
+                self._collector.start()
+                stack.callback(self._collector.stop)
             self.metrics.watch(self.queue, self.supervisor, self.folder.free_bytes)
             self.intake.on_arrival(self.supervisor.wake)
             for courier in self.couriers.values():
@@ -152,7 +167,9 @@ class Appliance:
                 self.keep_house()
 
     def keep_house(self) -> None:
-        """Remove what was delivered and kept long enough; more, and earlier, on a full disk."""
+        """Remove what was kept long enough; what was delivered also earlier, on a full disk."""
+        if self._collector is not None:
+            self._collector.prune()
         limits = self.config.limits
         now = time.time()
         for job_id in self.queue.delivered_before(now - limits.keep_hours * HOUR_S):
@@ -202,5 +219,7 @@ class Appliance:
 
     def _on_finish(self, job: Job) -> None:
         self.notices.tell(job.id)
+        if self._collector is not None:
+            self._collector.offer(job)
         for courier in self.couriers.values():
             courier.wake()

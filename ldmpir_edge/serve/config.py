@@ -153,6 +153,18 @@ class Limits(_Part):
     keep_hours: Annotated[float, Field(ge=0, le=24 * 366)] = 24.0
 
 
+class Collection(_Part):
+    """Scans that are kept, encrypted, to fine-tune on; the bounds are those of each route.
+
+    `key` is a file that `serve --new-collection-key` made. The oldest scans go first.
+    """
+
+    key: Path
+    max_scans: Positive = 20
+    max_bytes: Positive = 10 * 2**30
+    keep_days: Annotated[float, Field(gt=0, le=366)] = 30.0
+
+
 class Route(_Part):
     """What happens to scans of some sources: the first route that fits a scan takes it.
 
@@ -174,6 +186,8 @@ class Route(_Part):
         What is written to the output folder.
     targets
         `out` and names of `[pacs.NAME]`; None stands for all there are.
+    collect
+        Whether its scans may be kept for fine-tuning: who sends a scan this way consents.
     """
 
     name: Name
@@ -187,6 +201,7 @@ class Route(_Part):
     deadline_s: Seconds | None = None
     formats: tuple[str, ...] = ("dicom",)
     targets: tuple[str, ...] | None = None
+    collect: bool = False
 
     @field_validator("formats")
     @classmethod
@@ -211,6 +226,7 @@ class ServeConfig(BaseSettings):
     watch: WatchDoor | None = None
     pacs: dict[Name, Pacs] = {}
     limits: Limits = Limits()
+    collection: Collection | None = None
     routes: Annotated[tuple[Route, ...], Field(min_length=1)] = (Route(name="default"),)
 
     @classmethod
@@ -233,6 +249,25 @@ class ServeConfig(BaseSettings):
         if self.watch is not None:
             found["watch"] = str(self.watch.folder)
         return {name: found[name] for name in SOURCES if name in found}
+
+    @property
+    def collecting(self) -> tuple[str, ...]:
+        """Names of the routes whose scans are kept for fine-tuning."""
+        return tuple(route.name for route in self.routes if route.collect)
+
+    def named_route(self, name: str) -> Route:
+        """Answer the route of this name.
+
+        Raises
+        ------
+        UsageError
+            There is none; the message lists those there are.
+        """
+        for route in self.routes:
+            if route.name == name:
+                return route
+        held = ", ".join(route.name for route in self.routes)
+        raise UsageError(f"no route {name!r} is configured; choose of {held}")
 
     def route(self, source: Source, label: str = "") -> Route | None:
         """Find the route of a scan by the door it came through and the peer's own word."""
@@ -261,8 +296,34 @@ class ServeConfig(BaseSettings):
                     f"route {route.name} delivers to {', '.join(sorted(unknown))}, which is not "
                     "configured; add out or [pacs.NAME]"
                 )
+        self._collect_with_reason()
         self._keep_folders_apart()
         return self
+
+    def _collect_with_reason(self) -> None:
+        if self.collection is None:
+            if self.collecting:
+                raise ValueError(
+                    f"route {self.collecting[0]} collects scans, but nothing says how; add "
+                    "[collection] with its key"
+                )
+            return
+        if not self.collecting:
+            raise ValueError("[collection] is there, but no route collects; add collect = true")
+        for route in self.routes:
+            if route.collect and route.task in ("inpaint", "super-resolve"):
+                raise ValueError(
+                    f"route {route.name} collects scans to {route.task}, on which no model is "
+                    "fine-tuned; take collect from it"
+                )
+        key = self.collection.key.resolve()
+        folders = (self.state, self.out, self.watch.folder if self.watch else None)
+        for folder in folders:
+            if folder is not None and folder.resolve() in key.parents:
+                raise ValueError(
+                    f"the collection's key {key} lies in {folder}; keep it apart from what it "
+                    "protects"
+                )
 
     def _keep_folders_apart(self) -> None:
         # Outputs inside the watched folder would be taken for scans, round and round.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -32,6 +32,18 @@ class Metrics:
             "fallback_slices", "Slices delivered as the classical image.", "route", "cause"
         )
         self._delivered = self._counter("deliveries", "Attempts to deliver.", "target", "result")
+        self._collected = self._counter(
+            "scans_collected",
+            "Scans to keep for fine-tuning, by what came of it.",
+            "route",
+            "result",
+        )
+        self._held = Gauge(
+            "ldmpir_collected_scans",
+            "Scans kept for fine-tuning.",
+            ("route",),
+            registry=self._registry,
+        )
         self._lost = self._counter("workers_lost", "Workers that died or fell silent.")
         self._stages = Histogram(
             "ldmpir_stage_seconds",
@@ -76,6 +88,14 @@ class Metrics:
     def not_delivered(self, target: str, n_items: int) -> None:
         """Count items that wait for another attempt."""
         self._delivered.labels(target, "postponed").inc(n_items)
+
+    def collected(self, route: str, result: str) -> None:
+        """Count a scan that was to be kept: `collected`, or the class of the error."""
+        self._collected.labels(route, result).inc()
+
+    def holds(self, route: str, n_scans: int) -> None:
+        """State how many scans a route keeps."""
+        self._held.labels(route).set(n_scans)
 
     def worker_lost(self) -> None:
         """Count a worker that died or fell silent."""

@@ -34,6 +34,8 @@ class StateFolder:
         self.incoming = root / "incoming"
         self.series = root / "series"
         self.jobs = root / "jobs"
+        self.collected = root / "collected"
+        self.candidates = root / "candidates"
         self.database = root / DATABASE
 
     def payload(self, job_id: str) -> Path:

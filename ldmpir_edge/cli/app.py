@@ -16,7 +16,9 @@ from ldmpir_edge.cli import (
     finetune,
     inspect,
     models,
+    promote,
     report,
+    rollback,
     run,
     sample,
     serve,
@@ -47,6 +49,8 @@ app.command("run", rich_help_panel="Reconstruct")(with_loudness(run.run))
 app.command("report", rich_help_panel="Reconstruct")(with_loudness(report.report))
 app.command("sample", rich_help_panel="Reconstruct")(with_loudness(sample.sample))
 app.command("serve", rich_help_panel="Reconstruct")(serve.serve)
+app.command("promote", rich_help_panel="Reconstruct")(with_loudness(promote.promote))
+app.command("rollback", rich_help_panel="Reconstruct")(with_loudness(rollback.rollback))
 app.command("models", rich_help_panel="Look")(with_loudness(models.models))
 app.command("inspect", rich_help_panel="Look")(with_loudness(inspect.inspect))
 app.command("doctor", rich_help_panel="Look")(with_loudness(doctor.doctor))

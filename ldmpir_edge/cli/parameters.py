@@ -51,3 +51,9 @@ BackendOption = Annotated[
         autocompletion=complete_backend,
     ),
 ]
+ConfigOption = Annotated[
+    Path, typer.Option("--config", help="The appliance's TOML file.", metavar="FILE")
+]
+RouteOption = Annotated[
+    str, typer.Option("--route", help="Name of one of its routes.", metavar="NAME")
+]

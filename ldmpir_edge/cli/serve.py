@@ -124,12 +124,14 @@ def _make_key(path: Path) -> None:
 
 def _check(settings: ServeConfig, as_json: bool) -> None:
     from ldmpir_edge.serve.bundles import open_route_bundle, variants
+    from ldmpir_edge.serve.promotions import Promotions
     from ldmpir_edge.serve.sealing import read_key
 
     if settings.collection is not None:
         read_key(settings.collection.key)
+    in_service = Promotions(settings.state).in_service
     bundles = {
-        route.name: open_route_bundle(route, allow_unsigned=settings.allow_unsigned)
+        route.name: open_route_bundle(in_service(route), allow_unsigned=settings.allow_unsigned)
         for route in settings.routes
     }
     if as_json:
@@ -138,6 +140,7 @@ def _check(settings: ServeConfig, as_json: bool) -> None:
             bundle = bundles[route.name]
             entry["targets"] = list(settings.targets(route))
             entry["steps"] = list(dict.fromkeys(steps for steps, _ in variants(route, bundle)))
+            entry["bundle_in_service"] = str(bundle.path)
             entry["bundle_sha256"] = bundle.digest
             entry["bundle_signature"] = str(bundle.trust)
         print_json(document)
@@ -145,6 +148,7 @@ def _check(settings: ServeConfig, as_json: bool) -> None:
     print_table(f"Doors; state in {settings.state}", ("door", "where"), [*settings.doors.items()])
     for route in settings.routes:
         bundle = bundles[route.name]
+        is_promoted = in_service(route).bundle != route.bundle
         on = [name for name in route.sources if name in settings.doors]
         choice = [f"{steps} steps {precision}" for steps, precision in variants(route, bundle)]
         print_table(
@@ -154,6 +158,7 @@ def _check(settings: ServeConfig, as_json: bool) -> None:
                 ("takes from", ", ".join(on) or "no door that is on"),
                 ("label", route.label),
                 ("bundle", f"{bundle.path} ({bundle.trust})"),
+                ("promoted", f"in place of {route.bundle}" if is_promoted else "no"),
                 ("task", route.task or "by the scan"),
                 ("variants", ", else ".join(choice)),
                 ("deadline", f"{route.deadline_s:g} s" if route.deadline_s else "none"),

@@ -23,6 +23,7 @@ from ldmpir_edge.serve.jobs import Job
 from ldmpir_edge.serve.metrics import Metrics
 from ldmpir_edge.serve.mrd.server import MrdServer
 from ldmpir_edge.serve.notices import Notices
+from ldmpir_edge.serve.promotions import Promotions
 from ldmpir_edge.serve.queue import JobQueue
 from ldmpir_edge.serve.sealing import read_key
 from ldmpir_edge.serve.state_folder import StateFolder
@@ -85,8 +86,9 @@ class Appliance:
         self._collector: Collector | None = None
 
     def __enter__(self) -> Self:
+        in_service = Promotions(self.config.state).in_service
         for route in self.config.routes:
-            open_route_bundle(route, allow_unsigned=self.config.allow_unsigned)
+            open_route_bundle(in_service(route), allow_unsigned=self.config.allow_unsigned)
         collection = self.config.collection
         key = None if collection is None else read_key(collection.key)
         # Scans and images are for this user's eyes only, whichever library writes them.

@@ -25,7 +25,7 @@ def open_route_bundle(route: Route, *, allow_unsigned: bool) -> Bundle:
     bundle = open_bundle(route.bundle)
     if bundle.trust.status != "trusted" and not allow_unsigned:
         raise BundleError(
-            f"route {route.name}: {bundle.path} is {_whose(bundle)}; add its publisher's key to "
+            f"route {route.name}: {bundle.path} is {whose(bundle)}; add its publisher's key to "
             "the trusted keys, or allow it with --allow-unsigned"
         )
     for n_steps, precision in variants(route, bundle):
@@ -39,7 +39,8 @@ def variants(route: Route, bundle: Bundle) -> tuple[tuple[int, Precision], ...]:
     return tuple(product(steps, route.precisions))
 
 
-def _whose(bundle: Bundle) -> str:
+def whose(bundle: Bundle) -> str:
+    """Say of a bundle without a trusted signature what it has instead."""
     if bundle.trust.status == "unsigned":
         return "not signed"
     return f"signed by an {bundle.trust}"

@@ -7,7 +7,7 @@ one by one while there is nothing else to do. A job that needs one before its tu
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,9 +29,6 @@ from ldmpir_edge.serve.schedule import Variant
 SLOW_S = 10.0
 """Where the first engine takes longer than this, engines are built here for minutes: then all are
 tested before the worker is ready, since no job could wait for one."""
-
-_Key = tuple[str, str | None]
-"""Name of the bundle and of the engine: routes that share both share the engines."""
 
 _Wanted = tuple[Precision, Family]
 
@@ -179,6 +176,19 @@ class _ClassicalReconstructor(Reconstructor):
         )
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A bundle's file as it was at some moment, and the engine's name.
+
+    Routes that share both share the engines. `stamp` identifies the file's content without reading
+    it; it is empty while the file is away.
+    """
+
+    bundle: str
+    backend: str | None
+    stamp: tuple[int, ...]
+
+
 class Engines:
     """All engines of the worker, by route; made once each route's likeliest has been tested.
 
@@ -190,6 +200,8 @@ class Engines:
         Take bundles that no trusted key signed.
     doors
         Those that are on: what they can bring is tested before it comes.
+    in_service
+        Gives a route with the bundle that serves it now; asked again at each `refresh`.
 
     Raises
     ------
@@ -198,19 +210,20 @@ class Engines:
     """
 
     def __init__(
-        self, routes: Sequence[Route], *, allow_unsigned: bool, doors: Collection[Source]
+        self,
+        routes: Sequence[Route],
+        *,
+        allow_unsigned: bool,
+        doors: Collection[Source],
+        in_service: Callable[[Route], Route] = lambda route: route,
     ) -> None:
         self._routes, self._doors = routes, doors
-        self._allow_unsigned = allow_unsigned
-        self._engines: dict[_Key, BundleEngines] = {}
-        self._arriving: dict[_Key, BundleEngines] = {}
-        self._stamps: dict[_Key, tuple[int, ...]] = {}
-        self._not_taken: dict[_Key, str] = {}
-        for route in routes:
-            key = _key(route)
-            if key not in self._engines:
-                self._stamps[key] = _stamp(route.bundle)
-                self._engines[key] = self._open(key)
+        self._allow_unsigned, self._in_service = allow_unsigned, in_service
+        self._wanted = {route.name: self._source(route) for route in routes}
+        self._serving = dict(self._wanted)
+        self._engines = {source: self._open(source) for source in set(self._serving.values())}
+        self._arriving: dict[_Source, BundleEngines] = {}
+        self._refused: dict[_Source, str] = {}
         self._test_first()
 
     @property
@@ -221,7 +234,7 @@ class Engines:
 
     def of(self, route: Route) -> BundleEngines:
         """Give the engines that serve a route now."""
-        return self._engines[_key(route)]
+        return self._engines[self._serving[route.name]]
 
     def usable(self, route: Route) -> tuple[Variant, ...]:
         """List a route's variants of which no engine failed its golden pair, best first."""
@@ -234,12 +247,14 @@ class Engines:
 
         A new bundle serves once all its engines have passed, and until then the old one does.
         """
-        for key, arriving in self._arriving.items():
+        for source, arriving in self._arriving.items():
             test = arriving.test(*arriving.untested[0])
             if test.failure is not None:
-                self._refuse(key, f"it failed its golden pair: {test.failure}")
+                self._arriving.pop(source).close()
+                self._refused[source] = f"it failed its golden pair: {test.failure}"
             elif not arriving.untested:
-                self._replace(key)
+                self._engines[source] = self._arriving.pop(source)
+                self._serve(source)
             return
         for engines in self._engines.values():
             if engines.untested:
@@ -247,36 +262,38 @@ class Engines:
                 return
 
     def refresh(self) -> None:
-        """Open bundles whose files changed; `test_next` does the rest."""
-        for key, known in self._stamps.items():
-            stamp = _stamp(key[0])
-            if not stamp or stamp == known:
-                continue
-            # Also where it fails: a file that is still being written changes once more.
-            self._stamps[key] = stamp
-            try:
-                opened = self._open(key)
-            except LdmpirError as err:
-                self._refuse(key, str(err))
-                continue
-            if key in self._arriving:
-                self._arriving[key].close()
-            self._arriving[key] = opened
-            if not opened.untested:
-                self._replace(key)
+        """Open what is to serve and does not yet: changed files, and bundles just promoted.
+
+        `test_next` does the rest.
+        """
+        for route in self._routes:
+            source = self._source(route)
+            if source.stamp:  # a file that is away for a moment changes nothing
+                self._wanted[route.name] = source
+        wanted = dict.fromkeys(self._wanted.values())
+        for source in self._arriving.keys() - wanted.keys():
+            self._arriving.pop(source).close()
+        self._refused = {one: why for one, why in self._refused.items() if one in wanted}
+        for source in wanted:
+            if source in self._engines:
+                self._serve(source)
+            elif source not in self._arriving and source not in self._refused:
+                self._take_up(source)
 
     def describe(self) -> list[dict[str, Any]]:
         """Describe what serves each route, as JSON values."""
         described = []
         for route in self._routes:
             engines = self.of(route)
+            promoted = self._serving[route.name].bundle != route.bundle
             described.append(
                 {
                     "route": route.name,
                     "bundle": engines.bundle.manifest.model.id,
                     "bundle_version": engines.bundle.manifest.model.version,
                     "bundle_sha256": engines.bundle.digest,
-                    "bundle_not_taken": self._not_taken.get(_key(route)),
+                    "bundle_origin": "promoted" if promoted else "configured",
+                    "bundle_not_taken": self._refused.get(self._wanted[route.name]),
                     "golden": [asdict(test) for test in engines.tests],
                     "untested": [
                         {"family": family, "precision": precision}
@@ -291,17 +308,22 @@ class Engines:
         for engines in (*self._engines.values(), *self._arriving.values()):
             engines.close()
 
-    def _open(self, key: _Key) -> BundleEngines:
-        sharing = [route for route in self._routes if _key(route) == key]
-        for route in sharing:
-            bundle = open_route_bundle(route, allow_unsigned=self._allow_unsigned)
-        wanted = [
-            (precision, family)
-            for route in sharing
-            for precision in route.precisions
-            for family in route_families(route, self._doors)
-        ]
-        return BundleEngines(bundle, key[1], dict.fromkeys(wanted))
+    def _source(self, route: Route) -> _Source:
+        bundle = self._in_service(route).bundle
+        return _Source(bundle, route.backend, _stamp(bundle))
+
+    def _open(self, source: _Source) -> BundleEngines:
+        wanted: dict[_Wanted, None] = {}
+        for route in self._routes:
+            if self._wanted[route.name] == source:
+                served = route.model_copy(update={"bundle": source.bundle})
+                bundle = open_route_bundle(served, allow_unsigned=self._allow_unsigned)
+                wanted |= dict.fromkeys(
+                    (precision, family)
+                    for precision in route.precisions
+                    for family in route_families(route, self._doors)
+                )
+        return BundleEngines(bundle, source.backend, wanted)
 
     def _test_first(self) -> None:
         """Test the engine that each route will need first, and all where they take so long."""
@@ -316,19 +338,25 @@ class Engines:
             while self.has_untested:
                 self.test_next()
 
-    def _replace(self, key: _Key) -> None:
-        self._not_taken.pop(key, None)
-        self._engines[key].close()
-        self._engines[key] = self._arriving.pop(key)
+    def _take_up(self, source: _Source) -> None:
+        try:
+            opened = self._open(source)
+        except LdmpirError as err:
+            self._refused[source] = str(err)
+            return
+        if opened.untested:
+            self._arriving[source] = opened
+        else:
+            self._engines[source] = opened
+            self._serve(source)
 
-    def _refuse(self, key: _Key, reason: str) -> None:
-        self._not_taken[key] = reason
-        if key in self._arriving:
-            self._arriving.pop(key).close()
-
-
-def _key(route: Route) -> _Key:
-    return route.bundle, route.backend
+    def _serve(self, source: _Source) -> None:
+        """Have the routes that want them served by engines that have passed."""
+        for name, wanted in self._wanted.items():
+            if wanted == source:
+                self._serving[name] = source
+        for idle in self._engines.keys() - set(self._serving.values()):
+            self._engines.pop(idle).close()
 
 
 def _stamp(bundle: str) -> tuple[int, ...]:

@@ -129,9 +129,11 @@ class _Now(Collector):
         waiting = _gauge("deliveries_waiting", "Items not delivered yet.", "target")
         for target, count in self._queue.waiting_deliveries().items():
             waiting.add_metric([target], count)
-        engines = _gauge("engine_info", "What serves a route.", "route", "bundle", "version")
+        labels = ("route", "bundle", "version", "sha256", "origin")
+        engines = _gauge("engine_info", "What serves a route.", *labels)
         for engine in self._supervisor.engines:
-            engines.add_metric([engine["route"], engine["bundle"], engine["bundle_version"]], 1)
+            told = ("bundle", "bundle_version", "bundle_sha256", "bundle_origin")
+            engines.add_metric([engine["route"], *(engine[key] for key in told)], 1)
         n_jobs, n_bytes = self._queue.load()
         return (
             *(jobs, waiting, engines),

@@ -162,6 +162,11 @@ class Supervisor:
             self._stopping.wait(RESTART_PAUSE_S)
 
     def _take_engines(self, engines: list[dict[str, Any]]) -> None:
+        served = {engine["route"]: engine["bundle_sha256"] for engine in self.engines}
+        for engine in engines:
+            if engine["bundle_sha256"] != served.get(engine["route"]):
+                keys = ("route", "bundle", "bundle_version", "bundle_sha256", "bundle_origin")
+                _log.info("bundle in service", extra={key: engine[key] for key in keys})
         self.engines = engines
         failures = [
             f"{test['family']} in {test['precision']}: {test['failure']}"

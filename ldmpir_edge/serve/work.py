@@ -31,13 +31,13 @@ from ldmpir_edge.reconstruct.slices import least_grid, resolve_task
 from ldmpir_edge.scans.detect import open_scan
 from ldmpir_edge.scans.display import display_window
 from ldmpir_edge.scans.ismrmrd_file import IsmrmrdScan
+from ldmpir_edge.scans.memory import MAX_JOB_BYTES
 from ldmpir_edge.scans.model import KspaceScan, Scan, SinogramScan
 from ldmpir_edge.scans.reconstruction import ReconstructedSlice, VolumeHeader
 from ldmpir_edge.scans.write import Outputs, open_outputs
 from ldmpir_edge.serve.bundles import variants
 from ldmpir_edge.serve.config import Route
 from ldmpir_edge.serve.engines import Engines
-from ldmpir_edge.serve.memory import MAX_JOB_BYTES
 from ldmpir_edge.serve.mrd.reply import write_reply
 from ldmpir_edge.serve.schedule import (
     Cost,
@@ -294,6 +294,7 @@ class _Attempt:
             "shape": list(outputs.header.shape[1:]),
             "backend": reconstructor.backend,
             "bundle": reconstructor.bundle.manifest.model.id,
+            "bundle_version": reconstructor.bundle.manifest.model.version,
             "bundle_sha256": reconstructor.bundle.digest,
             "steps": variant[0],
             "precision": variant[1],

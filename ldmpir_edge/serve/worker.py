@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from ldmpir_edge.errors import LdmpirError
+from ldmpir_edge.scans.memory import limit_memory
 from ldmpir_edge.serve.config import ServeConfig, load_config
 from ldmpir_edge.serve.engines import Engines
 from ldmpir_edge.serve.logs import configure_logs
-from ldmpir_edge.serve.memory import limit_memory
 from ldmpir_edge.serve.parent_process import die_with_parent
+from ldmpir_edge.serve.promotions import Promotions
 from ldmpir_edge.serve.schedule import Latencies
 from ldmpir_edge.serve.work import Order, outcome_to_dict, reconstruct
 
@@ -62,7 +63,10 @@ class Worker:
         latencies = Latencies(Path(start["latencies"]))
         try:
             engines = Engines(
-                config.routes, allow_unsigned=config.allow_unsigned, doors=config.doors
+                config.routes,
+                allow_unsigned=config.allow_unsigned,
+                doors=config.doors,
+                in_service=Promotions(config.state).in_service,
             )
         except LdmpirError as err:
             self._send({"error": str(err)})

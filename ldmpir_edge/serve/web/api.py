@@ -65,6 +65,7 @@ class Checks(BaseModel):
     max_residual: float | None
     backend: str
     bundle: str
+    bundle_version: str | None = None  # of jobs before there was one
     bundle_sha256: str
     steps: int
     precision: str

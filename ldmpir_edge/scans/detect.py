@@ -6,13 +6,14 @@ import gzip
 import logging
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 import h5py
 
 from ldmpir_edge.errors import ScanError, ScanFormatError
+from ldmpir_edge.scans import trial
 from ldmpir_edge.scans.dicom_in import is_dicom, read_dicom
 from ldmpir_edge.scans.fastmri import is_fastmri, read_fastmri
 from ldmpir_edge.scans.hdf5 import open_hdf5, reading
@@ -30,6 +31,15 @@ _NIFTI_SIZES = (348, 540)
 _MAX_FILES = 16384
 
 _log = logging.getLogger(__name__)
+
+
+def expect_scans(paths: Sequence[Path]) -> None:
+    """Start what opening these files will need, so that it is ready when other things are."""
+    for path in paths:
+        with suppress(OSError), path.open("rb") as stream:
+            if stream.read(len(_HDF5_MAGIC)) == _HDF5_MAGIC:
+                trial.start()
+                return
 
 
 @contextmanager
@@ -79,6 +89,7 @@ def open_scan(path: Path | str | Sequence[Path | str]) -> Iterator[Scan]:
 def _open_file(path: Path) -> Iterator[Scan]:
     container = _container(path)
     if container == "hdf5":
+        trial.try_hdf5(path)
         with open_hdf5(path) as file, _open_hdf5_scan(path, file) as scan:
             yield scan
     elif container == "dicom":

@@ -1,4 +1,4 @@
-"""A bound for the worker's memory: a damaged file must not take the machine with it.
+"""A bound for the memory of a process that reads: a damaged file must not take the machine with it.
 
 libhdf5 allocates what a variable-length sample claims to be before it looks whether that is there:
 14 GB for a damaged ISMRMRD file of 300 kB. Past the bound the allocation fails, and the file is

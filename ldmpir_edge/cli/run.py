@@ -77,6 +77,9 @@ def run(
 
     [dim]ldmpir-edge run scan.h5 -o out --format dicom,png[/dim]
     """
+    from ldmpir_edge.scans.detect import expect_scans
+
+    expect_scans(scans)
     from ldmpir_edge.reconstruct import load
 
     if with_page:

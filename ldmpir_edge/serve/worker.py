@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmpir_edge.errors import LdmpirError
+from ldmpir_edge.scans import trial
 from ldmpir_edge.scans.memory import limit_memory
 from ldmpir_edge.serve.config import ServeConfig, load_config
 from ldmpir_edge.serve.engines import Engines
@@ -73,6 +74,7 @@ class Worker:
             return
         limit_memory()
         self._tell_engines(engines)
+        trial.start()  # not sooner: it would take from the start of the engines
         self._serve(config, engines, latencies)
 
     def _serve(self, config: ServeConfig, engines: Engines, latencies: Latencies) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pydicom
 import pytest
 from running_appliance import QUICK, running, send, wait, wait_delivered
-from small_scans import write_fastmri, write_sinogram
+from small_scans import write_deadly_ismrmrd, write_fastmri, write_sinogram
 
 from ldmpir_edge.errors import BundleError
 from ldmpir_edge.serve import supervisor
@@ -51,6 +51,16 @@ def test_jobs_are_reconstructed_and_delivered(tmp_path: Path) -> None:
     ]
     modes = {path.stat().st_mode & 0o077 for path in tmp_path.glob("*/**/*")}
     assert modes == {0}
+
+
+def test_a_file_that_would_end_the_worker_is_refused_at_once(tmp_path: Path) -> None:
+    write_deadly_ismrmrd(tmp_path / "a.h5")
+    with running(tmp_path) as appliance:
+        pid = worker_pid(appliance)
+        job = wait(appliance, send(appliance, tmp_path / "a.h5"))
+        assert worker_pid(appliance) == pid
+    assert (job.state, job.attempts) == ("failed", 1)
+    assert job.report == {"error": "ScanFormatError"}
 
 
 def test_a_worker_that_dies_costs_the_model_and_no_image(tmp_path: Path) -> None:

@@ -96,6 +96,16 @@ def write_ismrmrd(path: Path, rng: np.random.Generator, *, noise: float = 1e-6) 
     return np.ascontiguousarray(root_sum_of_squares(images).transpose(0, 2, 1))
 
 
+def write_deadly_ismrmrd(path: Path) -> None:
+    """Write a table of a float type with no machine's exponent bias: libhdf5 2.0.0 frees twice."""
+    write_ismrmrd(path, np.random.default_rng(0))
+    data = bytearray(path.read_bytes())
+    bias = data.index(b"idx\0") - 4  # of the member before: the last property of its type
+    assert data[bias : bias + 4] == (127).to_bytes(4, "little")
+    data[bias] = 125
+    path.write_bytes(data)
+
+
 def write_sinogram(path: Path, kind: str = "parallel", n_views: int = 60) -> np.ndarray:
     """Write the ellipse phantom's closed-form sinogram; gives its `(1, H, W)` image in HU."""
     angles = np.arange(n_views) * (np.pi if kind == "parallel" else 2 * np.pi) / n_views

@@ -96,6 +96,18 @@ class GateError(LdmpirError):
     exit_code = 50
 
 
+class NotEnoughScansError(LdmpirError):
+    """Too few scans are collected to fine-tune on, or none since the last run; try again later."""
+
+    exit_code = 52
+
+
+class NothingPromotedError(LdmpirError):
+    """No promotion can be taken back: the configured bundle serves."""
+
+    exit_code = 53
+
+
 class OverloadError(LdmpirError):
     """The appliance takes no more now: its queue or its disk is full; try again later."""
 

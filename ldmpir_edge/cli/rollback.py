@@ -7,11 +7,8 @@ from typing import Annotated
 import typer
 
 from ldmpir_edge.cli.extras import need
-from ldmpir_edge.cli.output import print_error, print_json, print_result
+from ldmpir_edge.cli.output import print_json, print_result
 from ldmpir_edge.cli.parameters import ConfigOption, RouteOption
-
-NOTHING_PROMOTED = 53
-"""Exit code where the configured bundle serves already."""
 
 
 def rollback(
@@ -31,12 +28,6 @@ def rollback(
     chosen = settings.named_route(route)
     promotions = Promotions(settings.state)
     change = promotions.rollback(chosen)
-    if change is None:
-        print_error(
-            f"nothing is promoted for route {route}: {chosen.bundle}, as configured, serves it; "
-            "to serve another, change the configuration"
-        )
-        raise typer.Exit(NOTHING_PROMOTED)
     bundle = promotions.in_service(chosen).bundle
     if as_json:
         print_json({"route": route, "bundle_sha256": change.now, "replaces_sha256": change.was})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ MIN_SCANS = 3
 MAX_SLICES = 15
 """Of all scans together: memory grows with them, and neighbours teach the same."""
 MIN_ACS = 8
+SETTINGS = ("kind", "modality", "matrix", "number of coils", "geometry", "pixel spacing")
 FULLY_SAMPLED = 0.98
 
 
@@ -55,6 +57,28 @@ class SiteScans:
     digests: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class ScanSource:
+    """A scan that can be opened again: `open` does, `name` is what messages call it."""
+
+    name: str
+    open: Callable[[], AbstractContextManager[Scan]]
+
+
+@dataclass(frozen=True)
+class DescribedScan:
+    """A scan that was looked into: what it is, and in which settings it was acquired.
+
+    Scans of one protocol have equal settings, in the order of `SETTINGS`.
+    """
+
+    source: ScanSource
+    digest: str
+    n_slices: int
+    is_image: bool
+    settings: tuple[object, ...]
+
+
 def load_scans(paths: Sequence[Path], loss: Loss, noise_level: float | None = None) -> SiteScans:
     """Read a site's scans: up to `MAX_SLICES` slices, spread about the middle of each.
 
@@ -74,58 +98,74 @@ def load_scans(paths: Sequence[Path], loss: Loss, noise_level: float | None = No
     ScanError
         A scan cannot be read, or has nothing to learn from.
     """
-    with ExitStack() as stack:
-        scans = [stack.enter_context(open_scan(path)) for path in paths]
-        digests = sorted({scan.content_sha256 for scan in scans})
-        if len(digests) < MIN_SCANS:
-            raise UsageError(
-                f"{len(digests)} different scan{'s' if len(digests) != 1 else ''} given; "
-                f"fine-tuning needs at least {MIN_SCANS}, better five, of as many patients"
-            )
-        _check_alike(scans)
-        if noise_level is not None and not isinstance(scans[0], ImageScan):
-            raise UsageError("--noise-level is for images; raw data carry their own noise")
-        if loss == "split" and isinstance(scans[0], ImageScan):
-            raise UsageError(
-                "an image has no lines or views to split; use the default loss, which for images "
-                "estimates its error by SURE"
-            )
-        per_scan = max(1, MAX_SLICES // len(scans))
-        slices = [
-            read_slice(scan, index, loss, noise_level)
-            for scan in scans
-            for index in _middle(scan.n_slices, per_scan)
-        ]
+    scans = [describe_scan(ScanSource(str(path), partial(open_scan, path))) for path in paths]
+    _check_alike(scans)
+    return read_scans(scans, loss, noise_level)
+
+
+def describe_scan(source: ScanSource) -> DescribedScan:
+    """Look into a scan.
+
+    Raises
+    ------
+    ScanError
+        It cannot be read.
+    """
+    with source.open() as scan:
+        is_image = isinstance(scan, ImageScan)
+        digest = scan.content_sha256
+        return DescribedScan(source, digest, scan.n_slices, is_image, _settings(scan))
+
+
+def read_scans(
+    scans: Sequence[DescribedScan], loss: Loss, noise_level: float | None = None
+) -> SiteScans:
+    """Read slices of scans of one protocol, one scan after another; as `load_scans`."""
+    digests = sorted({scan.digest for scan in scans})
+    if len(digests) < MIN_SCANS:
+        raise UsageError(
+            f"{len(digests)} different scan{'s' if len(digests) != 1 else ''} given; "
+            f"fine-tuning needs at least {MIN_SCANS}, better five, of as many patients"
+        )
+    if noise_level is not None and not scans[0].is_image:
+        raise UsageError("--noise-level is for images; raw data carry their own noise")
+    if loss == "split" and scans[0].is_image:
+        raise UsageError(
+            "an image has no lines or views to split; use the default loss, which for images "
+            "estimates its error by SURE"
+        )
+    per_scan = max(1, MAX_SLICES // len(scans))
+    slices: list[SiteSlice] = []
+    for described in scans:
+        with described.source.open() as scan:
+            slices += [
+                read_slice(scan, index, loss, noise_level)
+                for index in middle_slices(scan.n_slices, per_scan)
+            ]
     return SiteScans(tuple(slices), tuple(digests))
 
 
-def _middle(n_slices: int, wanted: int) -> list[int]:
+def middle_slices(n_slices: int, wanted: int) -> list[int]:
     """Choose indices spread over the middle half, where there is anatomy."""
     n = min(n_slices, wanted)
     return sorted({int(n_slices * (0.25 + 0.5 * (k + 0.5) / n)) for k in range(n)})
 
 
-def _check_alike(scans: Sequence[Scan]) -> None:
+def _check_alike(scans: Sequence[DescribedScan]) -> None:
     first = scans[0]
     for scan in scans[1:]:
-        for what, one, other in zip(
-            ("kind", "modality", "matrix", "number of coils", "geometry", "pixel spacing"),
-            _setting(first),
-            _setting(scan),
-            strict=True,
-        ):
+        for what, one, other in zip(SETTINGS, first.settings, scan.settings, strict=True):
             if one != other:
                 raise UsageError(
-                    f"{first.path} and {scan.path} differ in {what}{_both(one, other)}; "
-                    "fine-tune on scans of one protocol"
+                    f"{first.source.name} and {scan.source.name} differ in {what}"
+                    f"{_both(one, other)}; fine-tune on scans of one protocol"
                 )
 
 
-def _setting(scan: Scan) -> tuple[object, ...]:
+def _settings(scan: Scan) -> tuple[object, ...]:
     coils = scan.n_coils if isinstance(scan, KspaceScan) else None
-    ct = isinstance(scan, SinogramScan)
     geometry = scan.geometry if isinstance(scan, SinogramScan) else None
-    spacing = scan.pixel_spacing_mm if isinstance(scan, SinogramScan) and ct else None
+    spacing = scan.pixel_spacing_mm if isinstance(scan, SinogramScan) else None
     return scan.kind, scan.info.modality, scan.image_shape, coils, geometry, spacing
 
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Literal
 
 from ldmpir_edge.atomic import atomic_file, flush_folder
 from ldmpir_edge.bundle import Bundle, open_bundle
-from ldmpir_edge.errors import BundleError, StateError
+from ldmpir_edge.errors import BundleError, NothingPromotedError, StateError
 from ldmpir_edge.serve.config import Route
 
 _NAME = re.compile(r"\d{4,8}\.ldmpir")
@@ -89,11 +89,13 @@ class Promotions:
                 _tell(record, change)
         return change
 
-    def rollback(self, route: Route) -> Change | None:
-        """Take the bundle that was promoted last out of service; None where there is none.
+    def rollback(self, route: Route) -> Change:
+        """Take the bundle that was promoted last out of service.
 
         Raises
         ------
+        NothingPromotedError
+            There is none.
         BundleError
             The bundle that would serve then cannot be opened.
         StateError
@@ -102,7 +104,10 @@ class Promotions:
         with self._recording() as record:
             held = self._held(route)
             if not held:
-                return None
+                raise NothingPromotedError(
+                    f"nothing is promoted for route {route.name}: {route.bundle}, as configured, "
+                    "serves it; to serve another, change the configuration"
+                )
             before = str(held[-2]) if len(held) > 1 else route.bundle
             now = open_bundle(before).digest
             change = Change("rollback", route.name, self._serving(route), now)

@@ -32,7 +32,6 @@ from ldmpir_edge.scans.detect import open_scan
 from ldmpir_edge.scans.display import display_window
 from ldmpir_edge.scans.ismrmrd_file import IsmrmrdScan
 from ldmpir_edge.scans.memory import MAX_JOB_BYTES
-from ldmpir_edge.scans.memory import MAX_JOB_BYTES
 from ldmpir_edge.scans.model import KspaceScan, Scan, SinogramScan
 from ldmpir_edge.scans.reconstruction import ReconstructedSlice, VolumeHeader
 from ldmpir_edge.scans.write import Outputs, open_outputs

@@ -15,9 +15,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import typer
 from small_scans import write_fastmri, write_sinogram
 
 from ldmpir_edge.bundle import find_bundle
+from ldmpir_edge.cli.app import INTERRUPTED, app
+from ldmpir_edge.cli.finetune import BASE_KEPT
+from ldmpir_edge.errors import NotEnoughScansError
 from ldmpir_edge.physics.problem import FAMILIES, Family
 from ldmpir_edge.reconstruct import load
 from ldmpir_edge.serve.config import load_config
@@ -26,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 KITS = ROOT / "runtimes"
 IMAGES = ["Containerfile", "Containerfile.jetson"]
 UNIT = KITS / "systemd" / "ldmpir-edge.service"
+NIGHT_UNIT = KITS / "systemd" / "ldmpir-edge-finetune@.service"
+TIMER = KITS / "systemd" / "ldmpir-edge-finetune@.timer"
 
 
 @pytest.mark.parametrize("kit", ["systemd", "oci", "openrecon"])
@@ -44,19 +50,60 @@ def analyze(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_unit_is_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [UNIT, NIGHT_UNIT, TIMER])
+def test_the_units_are_such(tmp_path: Path, asked: Path) -> None:
     # The program need not be installed where this runs.
-    text = UNIT.read_text().replace("/opt/ldmpir-edge/bin/ldmpir-edge", "/bin/true")
-    (tmp_path / UNIT.name).write_text(text.replace("User=ldmpir-edge", "User=root"))
-    done = analyze("verify", tmp_path / UNIT.name)
+    for unit in (UNIT, NIGHT_UNIT, TIMER):
+        text = unit.read_text().replace("/opt/ldmpir-edge/bin/ldmpir-edge", "/bin/true")
+        name = unit.name.replace("@", "@brain")
+        (tmp_path / name).write_text(text.replace("User=ldmpir-edge", "User=root"))
+    name = asked.name.replace("@", "@brain")
+    done = analyze("verify", tmp_path / name)
     assert done.returncode == 0, done.stderr
-    assert UNIT.name not in done.stderr, done.stderr
+    assert name not in done.stderr, done.stderr
 
 
-def test_the_unit_is_hardened() -> None:
+@pytest.mark.parametrize("unit", [UNIT, NIGHT_UNIT])
+def test_the_units_are_hardened(unit: Path) -> None:
     # 0 is best, 10 is none; systemd's own words from 2.0 down are "OK" and better.
-    done = analyze("security", "--offline=true", "--threshold=20", UNIT)
+    done = analyze("security", "--offline=true", "--threshold=20", unit)
     assert done.returncode == 0, done.stdout[-600:] + done.stderr
+
+
+def settings(unit: Path) -> dict[str, list[str]]:
+    """Give the values of each setting of a unit."""
+    found: dict[str, list[str]] = {}
+    for line in unit.read_text().splitlines():
+        if "=" in line and not line.startswith("#"):
+            name, _, value = line.partition("=")
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def test_fine_tuning_has_the_appliances_folders_and_comes_last() -> None:
+    day, night = settings(UNIT), settings(NIGHT_UNIT)
+    for name in ("User", "StateDirectory", "CacheDirectory", "Environment", "UMask"):
+        assert night[name] == day[name], name
+    assert night["CPUSchedulingPolicy"] == ["idle"]
+    assert night["MemorySwapMax"] == ["0"]
+    assert night["PrivateNetwork"] == ["yes"]
+    ended = {int(code) for code in night["SuccessExitStatus"][0].split()}
+    assert ended == {BASE_KEPT, NotEnoughScansError.exit_code, INTERRUPTED}
+    assert "systemctl enable --now ldmpir-edge-finetune@" in TIMER.read_text()
+
+
+def test_the_command_of_fine_tuning_is_one() -> None:
+    (line,) = settings(NIGHT_UNIT)["ExecStart"]
+    _, *words = line.replace("%i", "brain").split()
+    assert words[0] == "finetune"
+    command = typer.main.get_command(app).commands["finetune"]
+    given = command.make_context("finetune", words[1:], resilient_parsing=False).params
+    assert given["from_queue"] == Path("/etc/ldmpir-edge/appliance.toml")
+    assert (given["route"], given["output"]) == ("brain", None)
+    assert not given["scans"]
+    assert given["key"] is not None
+    (serving,) = settings(UNIT)["ExecStart"]
+    assert str(given["from_queue"]) in serving
 
 
 def test_unit_and_image_give_the_folders_that_the_configuration_names() -> None:

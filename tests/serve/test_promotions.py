@@ -16,7 +16,14 @@ from tuned_bundle import trust_new_key, write_toy_bundle, write_tuned_shipped
 
 from ldmpir_edge import atomic
 from ldmpir_edge.bundle import open_bundle
-from ldmpir_edge.errors import BundleError, GateError, LdmpirError, StateError, UsageError
+from ldmpir_edge.errors import (
+    BundleError,
+    GateError,
+    LdmpirError,
+    NothingPromotedError,
+    StateError,
+    UsageError,
+)
 from ldmpir_edge.serve.candidate import open_candidate, try_candidate
 from ldmpir_edge.serve.config import Route
 from ldmpir_edge.serve.engines import Engines
@@ -65,13 +72,10 @@ def test_the_last_promoted_serves_and_rollback_goes_back_one_at_a_time(site: Sit
         assert site.serving() == digests[-1]
     assert len(set(digests)) == 4
     for expected in digests[2::-1]:
-        change = site.promotions.rollback(site.route)
-        assert change is not None
-        assert change.now == site.serving() == expected
-    assert site.promotions.rollback(site.route) is None
+        assert site.promotions.rollback(site.route).now == site.serving() == expected
+    with pytest.raises(NothingPromotedError, match=r"toy\.ldmpir, as configured, serves"):
+        site.promotions.rollback(site.route)
     assert site.serving() == digests[0]
-    site.promote(site.candidate(4))
-    assert site.promotions.rollback(site.route) is not None
 
 
 def test_every_change_is_recorded_and_no_line_is_ever_changed(site: Site) -> None:
@@ -129,7 +133,6 @@ def test_a_damaged_promoted_bundle_can_be_taken_back(site: Site) -> None:
     promoted = Path(site.promotions.in_service(site.route).bundle)
     promoted.write_bytes(promoted.read_bytes()[:-9])
     change = site.promotions.rollback(site.route)
-    assert change is not None
     assert (change.was, change.now) == (None, old)
     assert site.serving() == old
 

@@ -55,8 +55,12 @@ def write_toy_bundle(
     base: str = TOY_WEIGHTS,
     seed: int = 0,
     answer: float = 1.0,
+    weights: str = TOY_WEIGHTS,
 ) -> Path:
-    """Write a toy that runs; its golden answer is `answer` times what the graph gives."""
+    """Write a toy that runs; its golden answer is `answer` times what the graph gives.
+
+    Fine-tuned or not: `base` or `weights` is what it calls the hash of the base's weights.
+    """
     pair = golden_pair()
     outputs = {"image": np.float32(answer) * pair.outputs["image"]}
     files = toy_files() | {
@@ -70,6 +74,7 @@ def write_toy_bundle(
             v.model_copy(update={"inputs": ("x1", "mask")}) for v in manifest.variants
         ),
         "notes": f"seed {seed}",
+        "source_hashes": {"weights.safetensors": weights},
     }
     if tuned:
         changes["finetuning"] = tuned_from(base, manifest.model)

@@ -55,7 +55,7 @@ class QueuedScans:
 
     def __init__(self, config: Path, route: str, options: Mapping[str, Any]) -> None:
         settings = load_config(config, {})
-        self._route, self._options = settings.named_route(route), options
+        self._route, self._options = settings.named_route(route), dict(options)
         if settings.collection is None or not self._route.collect:
             raise UsageError(
                 f"route {route} collects no scans; add collect = true to it and [collection]: see "
@@ -91,6 +91,8 @@ class QueuedScans:
         digest = hashlib.sha256(weights.read_bytes()).hexdigest()
         if digest not in ancestors(bundle.manifest):
             raise BundleError(f"{weights} does not belong to {self._route.bundle}; {remedy}")
+        # After an update of the base the same scans are worth another run.
+        self._options["weights"] = digest
         return folder
 
     def scans(self, loss: Loss, noise_level: float | None, on_step: OnStep) -> SiteScans:

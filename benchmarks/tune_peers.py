@@ -56,6 +56,7 @@ SEARCHES: dict[str, Search] = {
     "FISTA-TV": Search({"lam": (3e-5, 1e-4, 3e-4, 1e-3)}, (20, 40, 80), at=1),
     "BM3D": Search({"strength": (0.8, 1.0, 1.25, 1.5)}),
     "non-local means": Search({"strength": (0.4, 0.6, 0.8, 1.0, 1.2)}),
+    "TV": Search({"strength": (0.2, 0.35, 0.5, 0.75, 1.0)}),
     DDS: Search({"lam": (0.02, 0.1), "t_last": (0.02, 0.25), "eta": (0.0, 0.85)}),
 }
 

@@ -26,7 +26,7 @@ from ldmpir_edge.scans.model import ImageScan, KspaceScan, Scan, SinogramScan
 from ldmpir_edge.scans.prepare_mri import prepare_mri
 from peers.ct import cgls, fista_tv, sirt
 from peers.errors import MissingPeerError
-from peers.image import bicubic, biharmonic, bm3d, lanczos, non_local_means
+from peers.image import bicubic, biharmonic, bm3d, lanczos, non_local_means, total_variation
 from peers.mri import bart_l1_wavelet, sigpy_l1_wavelet, sigpy_total_variation
 
 __all__ = ["DDS", "NOTHING_TO_TUNE", "PEERS", "MissingPeerError", "measurement", "tuned"]
@@ -47,7 +47,7 @@ PEERS: dict[Task, dict[str, Peer]] = {
         "BART pics L1-wavelet": bart_l1_wavelet,
     },
     "ct": {"astra SIRT": sirt, "astra CGLS": cgls, "FISTA-TV": fista_tv},
-    "denoise": {"BM3D": bm3d, "non-local means": non_local_means},
+    "denoise": {"BM3D": bm3d, "non-local means": non_local_means, "TV": total_variation},
     "inpaint": {"biharmonic": biharmonic},
     "super-resolve": {"bicubic": bicubic, "Lanczos": lanczos},
 }

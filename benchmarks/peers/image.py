@@ -40,6 +40,18 @@ def non_local_means(image: np.ndarray, noise_level: float, *, strength: float = 
     return np.asarray(smooth * span + low, np.float32)
 
 
+def total_variation(image: np.ndarray, noise_level: float, *, strength: float = 0.5) -> np.ndarray:
+    """Denoise by scikit-image's TV, its weight `strength` times `noise_level`. Threads: one.
+
+    Source: Chambolle, J. Math. Imaging Vis. 20, 2004.
+    """
+    denoise = library("skimage.restoration").denoise_tv_chambolle
+    low, span = _range(image)
+    unit = (image - low) / span
+    smooth = denoise(unit, weight=strength * noise_level / span, eps=1e-5, max_num_iter=500)
+    return np.asarray(smooth * span + low, np.float32)
+
+
 def biharmonic(image: np.ndarray) -> np.ndarray:
     """Fill the pixels that are NaN by scikit-image's biharmonic inpainting. Threads: one.
 

@@ -32,6 +32,7 @@ PARAMETERS = {
     "FISTA-TV": {"lam": 3e-4, "n_iterations": 30},
     "BM3D": {},
     "non-local means": {},
+    "TV": {},
     "biharmonic": {},
     "bicubic": {},
     "Lanczos": {},

@@ -126,7 +126,7 @@ def finetune(
     folder = source.base_folder(base)
     model = load_weights(folder / "weights.safetensors")
     recipe = FinetuneRecipe(loss=loss, rank=rank, seed=seed, n_steps=destination.default_n_steps)
-    with progress_bar("fine-tuning") as progress:
+    with source.hold(), progress_bar("fine-tuning") as progress:
         bar = progress.task_ids[0]
 
         def show(what: str, done: int, total: int | None) -> None:

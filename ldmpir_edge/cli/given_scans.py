@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from ldmpir_edge.cli.export import ZOO
@@ -30,6 +31,10 @@ class GivenScans:
     def base_folder(self, named: str | None) -> Path:
         """Find the folder of the base: `ldmpir-2m` unless another is named."""
         return base_folder(named or "ldmpir-2m")
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Keep nobody off: the output is the user's."""
+        return nullcontext()
 
     def scans(self, loss: Loss, noise_level: float | None, on_step: OnStep) -> SiteScans:
         """Read the scans; as `load_scans`."""

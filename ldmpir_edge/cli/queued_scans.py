@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,10 @@ class QueuedScans:
         # After an update of the base the same scans are worth another run.
         self._options["weights"] = digest
         return folder
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Keep other fine-tunings off the route; as `Candidates.hold`."""
+        return self._candidates.hold()
 
     def scans(self, loss: Loss, noise_level: float | None, on_step: OnStep) -> SiteScans:
         """Read the scans of the run to go on with, or else choose some.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ldmpir_edge.atomic import atomic_file, output_errors
+from ldmpir_edge.errors import StateError
 
 KEPT = 5
 """Candidates of a route; what was promoted is kept elsewhere."""
@@ -53,6 +55,28 @@ class Candidates:
         self._file = folder / f"{route}.json"
         with output_errors(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep other fine-tunings off the route.
+
+        Raises
+        ------
+        StateError
+            One is running.
+        """
+        import fcntl
+
+        with output_errors(self._folder):
+            file = (self._folder / f"{self._route}.lock").open("w")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as err:
+                raise StateError(
+                    f"another fine-tuning of route {self._route} is under way; let it end first"
+                ) from err
+            yield
 
     def last(self) -> Run | None:
         """Answer the run that was begun last; None where there is none, or its note is damaged."""

@@ -289,6 +289,12 @@ def test_a_model_that_fails_its_gate_is_not_tried_again_on_the_same_scans(
     assert site.candidates() == []
 
 
+def test_two_at_once_are_one_too_many(site: Site) -> None:
+    with Candidates(site.state / "candidates", "toy").hold():
+        site.finetune().assert_refused(61, "another fine-tuning of route toy")
+    assert site.finetune().code == 0
+
+
 def test_too_few_scans(site: Site) -> None:
     for name in site.collected.names("toy")[2:]:
         (site.state / "collected" / "toy" / name).unlink()

@@ -22,7 +22,8 @@ HEAVY = {
 
 COMMANDS = (
     *("run", "report", "sample", "serve", "models", "inspect", "doctor"),
-    *("verify", "compare", "bench", "train", "export", "compile"),
+    *("verify", "compare", "bench", "train", "finetune", "export", "compile"),
+    *("promote", "rollback"),
 )
 
 PROBE = """

@@ -28,7 +28,7 @@ from ldmpir_edge.serve.candidates import Candidates, Run
 from ldmpir_edge.serve.collection import CollectedScans
 from ldmpir_edge.serve.config import load_config
 from ldmpir_edge.serve.sealing import read_key
-from ldmpir_edge.serve.state_folder import StateFolder
+from ldmpir_edge.serve.state_folder import StateFolder, check_owner
 
 
 class QueuedScans:
@@ -52,6 +52,8 @@ class QueuedScans:
         The route does not exist or does not collect.
     SealError
         The key cannot be used.
+    StateError
+        The state folder is another user's.
     """
 
     def __init__(self, config: Path, route: str, options: Mapping[str, Any]) -> None:
@@ -62,6 +64,7 @@ class QueuedScans:
                 f"route {route} collects no scans; add collect = true to it and [collection]: see "
                 "docs/appliance.md"
             )
+        check_owner(settings.state)
         self._folder = StateFolder(settings.state)
         key = read_key(settings.collection.key)
         self._collected = CollectedScans(self._folder.collected, settings.collection, key)

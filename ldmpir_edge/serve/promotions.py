@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import re
 import shutil
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from ldmpir_edge.atomic import atomic_file, flush_folder
 from ldmpir_edge.bundle import Bundle, open_bundle
 from ldmpir_edge.errors import BundleError, NothingPromotedError, StateError
 from ldmpir_edge.serve.config import Route
+from ldmpir_edge.serve.state_folder import check_owner, user_name
 
 _NAME = re.compile(r"\d{4,8}\.ldmpir")
 _NO_LOGIN = 2**32 - 1
@@ -134,6 +134,7 @@ class Promotions:
         """Give the record to append to, one process at a time."""
         import fcntl
 
+        check_owner(self._record.parent)
         try:
             self._record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self._record, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -142,8 +143,8 @@ class Promotions:
                 yield record
         except OSError as err:
             raise StateError(
-                f"cannot write {self._record.parent}: {err.strerror}; run this as the user that "
-                "the appliance runs as"
+                f"cannot write the state folder {self._record.parent}: {err.strerror}; check the "
+                "folder and its disk"
             ) from err
 
 
@@ -164,16 +165,9 @@ def _who() -> dict[str, str]:
 
     They differ under sudo and su, which leave the second as it is.
     """
-    told = {"user": _user(os.getuid())}
+    told = {"user": user_name(os.getuid())}
     try:
         login = int(Path("/proc/self/loginuid").read_text())
     except (OSError, ValueError):
         return told
-    return told if login == _NO_LOGIN else {**told, "login": _user(login)}
-
-
-def _user(number: int) -> str:
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
+    return told if login == _NO_LOGIN else {**told, "login": user_name(login)}

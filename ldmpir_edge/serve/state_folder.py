@@ -122,6 +122,32 @@ class StateFolder:
         shutil.rmtree(self.jobs / job_id, ignore_errors=True)
 
 
+def check_owner(root: Path) -> None:
+    """Keep other users than the appliance's from leaving files there that it could not read.
+
+    Raises
+    ------
+    StateError
+        The folder is another user's.
+    """
+    if root.exists() and (owner := root.stat().st_uid) != os.geteuid():
+        name = user_name(owner)
+        raise StateError(
+            f"the state folder {root} is {name}'s; run this as that user: sudo -u {name} "
+            "ldmpir-edge …"
+        )
+
+
+def user_name(number: int) -> str:
+    """Answer the name of a user, or the number where there is none."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
 def folder_bytes(folder: Path) -> int:
     """Sum the sizes of the files in a folder and below."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -122,9 +122,22 @@ def test_a_crash_before_the_rename_leaves_the_old_bundle_and_a_line(
 def test_a_promotion_that_cannot_be_recorded_does_not_happen(site: Site) -> None:
     (site.root / "state" / "promotions.jsonl").mkdir(parents=True)
     old = site.serving()
-    with pytest.raises(StateError, match="run this as the user"):
+    with pytest.raises(StateError, match="cannot write the state folder"):
         site.promote(site.candidate())
     assert site.serving() == old
+
+
+def test_another_user_changes_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What root left there the appliance could not read, and would not start with."""
+    site.promote(site.candidate(1))
+    before = site.serving(), site.record()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    candidate = open_bundle(site.candidate(2))
+    with pytest.raises(StateError, match=f"run this as that user: sudo -u {getpass.getuser()} "):
+        site.promotions.promote(site.route, candidate)
+    with pytest.raises(StateError, match="sudo -u"):
+        site.promotions.rollback(site.route)
+    assert (site.serving(), site.record()) == before
 
 
 def test_a_damaged_promoted_bundle_can_be_taken_back(site: Site) -> None:

@@ -130,10 +130,10 @@ def finetune(
         bar = progress.task_ids[0]
 
         def show(what: str, done: int, total: int | None) -> None:
-            progress.update(bar, description=what, completed=done, total=total)
             source.wait(
                 lambda n_jobs: progress.update(bar, description=f"waiting for {n_jobs} jobs")
             )
+            progress.update(bar, description=what, completed=done, total=total)
 
         show("reading scans", 0, None)
         site = source.scans(loss, noise_level, show)

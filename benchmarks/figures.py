@@ -1,4 +1,4 @@
-"""Draw docs/images/{quality,latency,front,training}.png from committed results.
+"""Draw docs/images/{quality,acceleration,steps,latency,front,training}.png from committed results.
 
     python benchmarks/figures.py [-o docs/images]
 
@@ -21,6 +21,7 @@ import matplotlib.pyplot as plt
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
 QUALITY = "quality-0.4.0.json"
+ACCELERATION = "acceleration-0.4.0.json"
 PRECISION = {
     "AVX2, 0.3.1": "precision-0.3.1.json",
     "Cascade Lake with VNNI, 0.3.1": "precision-0.3.1-vnni.json",
@@ -66,6 +67,47 @@ def quality() -> plt.Figure:
     return figure
 
 
+def acceleration() -> plt.Figure:
+    """PSNR and SSIM of 8-coil MRI over the acceleration, ours and the peers."""
+    results = json.loads((RESULTS / ACCELERATION).read_text())["results"]
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8))
+    at = [float(r) for r in results]
+    methods = list(next(iter(results.values()))["methods"])
+    for axis, key, label in zip(axes, ("psnr_db", "ssim"), ("PSNR (dB)", "SSIM"), strict=True):
+        peer_styles = iter(("-", "--", ":"))
+        for method in methods:
+            values = [measured["methods"][method][key] for measured in results.values()]
+            colour = COLOURS.get(method, PEER_COLOUR)
+            style = "-" if method in COLOURS else next(peer_styles)
+            axis.plot(at, values, style, marker=".", color=colour, label=method)
+        axis.set_xlabel("acceleration R")
+        axis.set_ylabel(label)
+        axis.set_xticks(at)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=7)
+    figure.tight_layout()
+    return figure
+
+
+def steps() -> plt.Figure:
+    """PSNR over the number of steps, against the best peer that was tuned for the case."""
+    results = json.loads((RESULTS / QUALITY).read_text())["results"]
+    figure, axis = plt.subplots(figsize=(7.5, 3.8))
+    for case, methods in results.items():
+        peers = [method["psnr_db"] for name, method in methods.items() if name not in BASELINES]
+        if peers:
+            over = [methods[name]["psnr_db"] - max(peers) for name in OURS]
+            axis.plot((1, 4, 8), over, marker=".", label=case)
+    axis.axhline(0, color=PEER_COLOUR)
+    axis.set_xticks((1, 4, 8))
+    axis.set_xlabel("sampler steps")
+    axis.set_ylabel("PSNR over the best tuned peer (dB)")
+    axis.grid(alpha=0.3)
+    figure.legend(*axis.get_legend_handles_labels(), loc="center right", fontsize=7)
+    figure.tight_layout(rect=(0, 0, 0.72, 1))
+    return figure
+
+
 def latency() -> plt.Figure:
     """Time of a 256 x 256 x 8-coil slice at 4 steps by engine, precision and processor."""
     figure, axes = plt.subplots(1, len(PRECISION), figsize=(11, 3.2), sharey=True)
@@ -106,10 +148,10 @@ def front() -> plt.Figure:
 
 
 def training() -> plt.Figure:
-    """Loss, and what each task gains over its classical start, along the shipped model's log."""
-    with (REPOSITORY / "models" / "ldmpir-2m" / "log.csv").open() as f:
-        rows = list(csv.DictReader(f))
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.6))
+    """Loss, and what each task gains over its classical start, trained on and held out."""
+    folder = REPOSITORY / "models" / "ldmpir-2m"
+    rows = _rows(folder / "log.csv")
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6))
     axes[0].plot(_smooth([float(row["loss"]) for row in rows]), color="#2171b5")
     axes[0].set_ylabel(f"loss, mean of {SMOOTHED_OVER} updates")
     for task in sorted({row["task"] for row in rows}):
@@ -124,15 +166,31 @@ def training() -> plt.Figure:
         middle = np.median(np.lib.stride_tricks.sliding_window_view(gain, width), axis=1)
         axes[1].plot(at[width - 1 :], middle, label=task)
     axes[1].set_ylabel("PSNR over the start (dB), running median")
-    axes[1].legend(fontsize=7, ncol=2)
     starts = [k for k in range(1, len(rows)) if rows[k]["stage"] != rows[k - 1]["stage"]]
+    for axis in axes[:2]:
+        for start in starts:
+            axis.axvline(start, color="0.6", linestyle=":")
+    looks = _rows(folder / "validation.csv")
+    for task in dict.fromkeys(row["task"] for row in looks):
+        curve = [
+            (int(row["update"]), float(row["psnr"]) - float(row["psnr_x1"]))
+            for row in looks
+            if row["task"] == task
+        ]
+        axes[2].plot(*zip(*curve, strict=True), marker=".", label=task)
+    axes[2].set_ylabel("held out: PSNR over the start (dB)")
     for axis in axes:
         axis.set_xlabel("update")
         axis.grid(alpha=0.3)
-        for start in starts:
-            axis.axvline(start, color="0.6", linestyle=":")
+    for axis in axes[1:]:
+        axis.legend(fontsize=7, ncol=2)
     figure.tight_layout()
     return figure
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as f:
+        return list(csv.DictReader(f))
 
 
 def _smooth(values: list[float]) -> np.ndarray:
@@ -143,7 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, default=REPOSITORY / "docs" / "images")
     args = parser.parse_args()
-    for draw in (quality, latency, front, training):
+    for draw in (quality, acceleration, steps, latency, front, training):
         path = args.output / f"{draw.__name__}.png"
         draw().savefig(path, dpi=110, metadata={"Software": None})
         print(path)

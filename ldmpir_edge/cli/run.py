@@ -65,7 +65,7 @@ def run(
         typer.Option(
             "--format",
             autocompletion=complete_formats,
-            help="dicom, h5, nii, npy, png; separated by commas.",
+            help="dicom, h5, nii, npy, png, viewer; separated by commas.",
         ),
     ] = DEFAULT_FORMAT,
     with_page: Annotated[

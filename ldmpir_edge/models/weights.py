@@ -16,7 +16,7 @@ from ldmpir_edge.errors import BundleError
 from ldmpir_edge.models.config import ModelConfig
 from ldmpir_edge.models.ldmpir import LdmPir
 
-FRACTION_BITS = 13
+FRACTION_BITS = 12
 """Of float32's 23 that are written: the rest is noise of the training, and cannot be compressed. A
 wheel is 2 MB smaller without it, and the image the same to 1e-4 of its bright end."""
 

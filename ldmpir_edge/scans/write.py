@@ -13,7 +13,14 @@ from ldmpir_edge.errors import OutputError, ShapeError, UsageError
 from ldmpir_edge.scans.reconstruction import ReconstructedSlice, Reconstruction, VolumeHeader
 from ldmpir_edge.scans.writers import SliceSink, Writer
 
-_SUFFIXES = {"dicom": "", "h5": ".h5", "nii": ".nii.gz", "npy": ".npy", "png": ".png"}
+_SUFFIXES = {
+    "dicom": "",
+    "h5": ".h5",
+    "nii": ".nii.gz",
+    "npy": ".npy",
+    "png": ".png",
+    "viewer": "-viewer.html",
+}
 
 FORMATS = tuple(_SUFFIXES)
 
@@ -28,6 +35,8 @@ def _writer(name: str) -> Writer:
         from ldmpir_edge.scans.writers.nifti import write_nifti as write
     elif name == "npy":
         from ldmpir_edge.scans.writers.npy import write_npy as write
+    elif name == "viewer":
+        from ldmpir_edge.scans.writers.volume_page import write_volume_page as write
     else:
         from ldmpir_edge.scans.writers.png import write_png as write
     return write
@@ -122,7 +131,7 @@ def open_outputs(header: VolumeHeader, folder: Path, formats: Sequence[str]) -> 
     folder
         Created where it is missing.
     formats
-        Of `dicom`, `h5`, `nii`, `npy`, `png`; a format given twice is written once.
+        Of `dicom`, `h5`, `nii`, `npy`, `png`, `viewer`; a format given twice is written once.
 
     Raises
     ------

@@ -280,7 +280,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is POSIX's")
-@pytest.mark.parametrize("name", ["dicom", "h5", "nii", "npy", "png"])
+@pytest.mark.parametrize("name", ["dicom", "h5", "nii", "npy", "png", "viewer"])
 def test_a_disk_that_takes_no_more_bytes(scan, tmp_path, name):
     # The cache is warm, so that only the output meets the limit, as it would a full disk.
     out = tmp_path / "out"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ldmpir_edge.atomic import atomic_file
 from ldmpir_edge.scans.reconstruction import Provenance, VolumeHeader
 from ldmpir_edge.scans.writers import SliceSink
+
+if TYPE_CHECKING:
+    from gzip import _WritableFileobj
 
 _SCANNER, _ALIGNED = 1, 2
 """NIfTI xform codes: true scanner coordinates, and coordinates that were assumed."""
@@ -29,13 +32,21 @@ def write_nifti(header: VolumeHeader, target: Path) -> SliceSink:
     OutputError
         The slices are not evenly spaced, or the file cannot be written.
     """
+    with atomic_file(target) as temporary, temporary.open("wb") as file:
+        yield from stream_nifti(header, file)
+
+
+def stream_nifti(header: VolumeHeader, file: _WritableFileobj) -> SliceSink:
+    """Write the same to an open file.
+
+    Raises
+    ------
+    OutputError
+        The slices are not evenly spaced.
+    """
     nifti = _header(header)
-    with (
-        atomic_file(target) as temporary,
-        temporary.open("wb") as file,
-        # Without name and time, equal volumes give equal files.
-        gzip.GzipFile("", "wb", _FASTEST, file, mtime=0) as stream,
-    ):
+    # Without name and time, equal volumes give equal files.
+    with gzip.GzipFile("", "wb", _FASTEST, file, mtime=0) as stream:
         for index in range(header.n_slices):
             piece = yield
             if index == 0:

@@ -174,7 +174,7 @@ for name in sys.argv[2:]:
 @pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is POSIX's")
 def test_a_device_that_takes_no_more_bytes_leaves_nothing(tmp_path):
     # The kernel itself refuses the write in mid-file, as a full disk does.
-    formats = ["dicom", "h5", "nii", "npy", "png"]
+    formats = ["dicom", "h5", "nii", "npy", "png", "viewer"]
     done = subprocess.run(
         [sys.executable, "-c", _FILL_THE_DISK, str(tmp_path), *formats],
         capture_output=True,

@@ -30,6 +30,7 @@ def test_every_format_is_named_after_the_stem(mr, tmp_path):
         "brain.nii.gz",
         "brain.npy",
         "brain.png",
+        "brain-viewer.html",
     ]
     assert _names(out) == sorted(p.name for p in paths)
 

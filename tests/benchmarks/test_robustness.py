@@ -197,6 +197,41 @@ def test_marks_score_each_slice_and_count_refusals(rng):
     assert table["ours"]["psnr_db"] == pytest.approx([40, 20], abs=0.3)
 
 
+def failures(recovered, invented, spearman, ours_db):
+    def kept(share):
+        return {"recovered": [share], "invented": invented, "largest_false_contrast": 0.2}
+
+    case = {"spearman": [spearman], "coverage": [0.5]}
+    row = {"psnr_db": [30.0], "ssim": [0.9]}
+    setting = {"classical": row, "ours": {"psnr_db": [ours_db], "ssim": [0.95]}}
+    lesion = {"classical": kept(0.8), "ours": kept(recovered)}
+    results = {
+        "lesions": {"results": {"radius 3": {"4": lesion}}},
+        "uncertainty": {"results": {"a case": case}},
+        "robustness": {
+            "sweeps": {"R": {"quantity": "R", "settings": {"16": setting}}},
+            "anatomy": {"a case": {"seen": setting, "unseen": setting}},
+        },
+    }
+    return list(page.failures(results))
+
+
+def test_failures_name_the_goals_missed_and_the_settings_lost():
+    kept, invented, uncertain, lost, _ = failures(0.5, 0.02, 0.1, 29.0)
+    assert "**missed**" in kept
+    assert "**missed**" in invented
+    assert "**missed** in 1 of 1" in uncertain
+    assert "R: 16 (-1.00 dB" in lost
+
+
+def test_goals_that_are_met_are_said_to_be():
+    kept, invented, uncertain, lost, _ = failures(0.8, 0.0, 0.5, 31.0)
+    assert "is met" in kept
+    assert "is met" in invented
+    assert "met in all of 1" in uncertain
+    assert lost.endswith("none.")
+
+
 def test_the_table_marks_a_setting_that_loses_to_the_classical_image():
     def row(ours):
         scores = {"psnr_db": [30.0, 32.0], "ssim": [0.9, 0.9]}

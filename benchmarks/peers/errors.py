@@ -12,11 +12,9 @@ class MissingPeerError(LdmpirError):
     """A method to compare with is not installed; the message says how to get it."""
 
 
-def library(name: str) -> Any:
+def library(name: str, remedy: str = "pip install 'ldmpir-edge[bench]'") -> Any:
     """Import a module, or raise `MissingPeerError`."""
     try:
         return importlib.import_module(name)
     except ImportError as err:
-        raise MissingPeerError(
-            f"{name} is not installed: pip install 'ldmpir-edge[bench]'"
-        ) from err
+        raise MissingPeerError(f"{name} is not installed: {remedy}") from err

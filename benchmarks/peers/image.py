@@ -17,7 +17,8 @@ def bm3d(image: np.ndarray, noise_level: float, *, strength: float = 1.0) -> np.
 
     Source: Dabov et al., IEEE Trans. Image Process. 16(8), 2007; Mäkinen et al., ibid. 29, 2020.
     """
-    denoise = library("bm3d").bm3d
+    remedy = "pip install bm3d, where its licence (non-commercial use) allows it"
+    denoise = library("bm3d", remedy).bm3d
     low, span = _range(image)
     unit = ((image - low) / span).astype(np.float64)
     smooth = denoise(unit, strength * noise_level / span)

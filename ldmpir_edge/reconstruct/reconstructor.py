@@ -21,7 +21,7 @@ from ldmpir_edge.physics.engine_input import engine_arrays
 from ldmpir_edge.physics.problem import Family, Problem, Task
 from ldmpir_edge.reconstruct.checks import choose_image
 from ldmpir_edge.reconstruct.overlap import overlap
-from ldmpir_edge.reconstruct.samples import deviation
+from ldmpir_edge.reconstruct.samples import deviation, opening_noise
 from ldmpir_edge.reconstruct.slices import (
     Comparison,
     FinishedSlice,
@@ -336,9 +336,14 @@ class Reconstructor:
         self, prepared: PreparedSlice, index: int, n_samples: int
     ) -> NDArray[np.float32]:
         engine, problem = self.engine(prepared.problem.family), prepared.problem
+        shape = (self.n_steps - 1, *problem.b.shape)
         with self._timed("samples"):
             return deviation(
-                prepared.to_scan(engine.run(self._inputs(problem, seed, index))["image"][0])
+                prepared.to_scan(
+                    engine.run(
+                        engine_arrays(problem, self.n_steps, opening_noise(seed, index, shape))
+                    )["image"][0]
+                )
                 for seed in range(n_samples)
             )
 

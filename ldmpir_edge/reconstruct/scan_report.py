@@ -303,5 +303,5 @@ def _timing_table(seconds: Mapping[str, float], n_slices: int) -> Table:
 def _sampling(seed: int | None, n_samples: int) -> str:
     text = "the deterministic mean" if seed is None else f"the sample of seed {seed}"
     if n_samples:
-        text += f"; uncertainty from the samples of seeds 0 to {n_samples - 1}"
+        text += f"; uncertainty from {n_samples} samples with noise in the first step"
     return text

@@ -133,7 +133,7 @@ def test_the_answer_scales_with_the_measurement(name, rng):
 
 def test_a_peer_that_is_not_installed_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "bm3d", None)
-    with pytest.raises(MissingPeerError, match=r"bm3d is not installed: pip install .*\[bench\]"):
+    with pytest.raises(MissingPeerError, match=r"bm3d is not installed: .* its licence"):
         PEERS["denoise"]["BM3D"](np.zeros((8, 8), np.float32), 0.1)
     monkeypatch.setenv("PATH", "")
     given = {"kspace": np.ones((1, 8, 8)), "csm": np.ones((1, 8, 8)), "mask": np.ones(8)}

@@ -10,6 +10,7 @@ import pytest
 from small_scans import SIZE, column_mask, disc, write_dicom, write_fastmri, write_ismrmrd
 
 from ldmpir_edge.errors import UsageError
+from ldmpir_edge.physics.engine_input import engine_arrays
 from ldmpir_edge.reconstruct import Reconstructor
 from ldmpir_edge.reconstruct.samples import deviation
 from ldmpir_edge.reconstruct.slices import prepare_slice
@@ -62,12 +63,23 @@ def test_an_observer_sees_what_is_delivered(tmp_path, faked):
         np.testing.assert_array_equal(finished.planes, finished.prepared.problem.x1)
 
 
-def test_the_deviation_is_that_of_the_images_of_these_seeds(tmp_path, real, rng):
+def test_the_deviation_is_that_of_samples_with_an_open_start(tmp_path, real, rng):
     write_dicom(tmp_path / "a.dcm", rng)
     (finished,) = observe(real, tmp_path / "a.dcm", n_samples=3)
-    images = [real(tmp_path / "a.dcm", seed=seed).image[0] for seed in range(3)]
-    expected = np.std(np.float64(images), axis=0, ddof=1)
-    np.testing.assert_allclose(finished.deviation, expected, rtol=1e-3, atol=1e-3)
+    problem, engine = finished.prepared.problem, real.engine("pointwise")
+    images = []
+    for seed in range(3):
+        noise = np.zeros((real.n_steps - 1, *problem.b.shape), np.float32)
+        noise[0] = 4 * np.random.default_rng([seed, 0]).standard_normal(noise[0].shape, np.float32)
+        planes = engine.run(engine_arrays(problem, real.n_steps, noise))["image"][0]
+        images.append(finished.prepared.to_scan(planes))
+    weights = np.exp(-(np.arange(-8, 9) ** 2) / 8)
+    expected = np.pad(np.var(np.float64(images), axis=0, ddof=1), 8, mode="symmetric")
+    for axis in (0, 1):
+        expected = np.apply_along_axis(
+            np.convolve, axis, expected, weights / weights.sum(), "valid"
+        )
+    np.testing.assert_allclose(finished.deviation, np.sqrt(expected), rtol=1e-2, atol=1e-3)
     assert expected.max() > 1
     # The image is the mean's all the same.
     np.testing.assert_array_equal(finished.piece.image, real(tmp_path / "a.dcm").image[0])
@@ -93,11 +105,9 @@ def test_samples_that_cannot_differ_are_refused(tmp_path, bundle, n_steps, n_sam
 
 
 def test_the_deviation_does_not_lose_small_spreads():
-    images = (1e4 + np.arange(5) * 1e-2 * np.ones((2, 1)) for _ in range(1))
-    (rows,) = images
-    assert deviation(rows[:, i : i + 1] for i in range(5)) == pytest.approx(
-        1e-2 * np.std(np.arange(5), ddof=1), rel=1e-3
-    )
+    levels = 1e4 + 1e-2 * np.arange(5)
+    spread = deviation(np.full((2, 1), level) for level in levels)
+    assert spread == pytest.approx(1e-2 * np.std(np.arange(5), ddof=1), rel=1e-3)
 
 
 def test_the_mask_lies_as_the_image_does(tmp_path, rng):

@@ -71,18 +71,21 @@ def acceleration() -> plt.Figure:
     """PSNR and SSIM of 8-coil MRI over the acceleration, ours and the peers."""
     results = json.loads((RESULTS / ACCELERATION).read_text())["results"]
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.8))
-    at = [float(r) for r in results]
     methods = list(next(iter(results.values()))["methods"])
     for axis, key, label in zip(axes, ("psnr_db", "ssim"), ("PSNR (dB)", "SSIM"), strict=True):
         peer_styles = iter(("-", "--", ":"))
         for method in methods:
-            values = [measured["methods"][method][key] for measured in results.values()]
+            values = {
+                float(r): measured["methods"][method][key]
+                for r, measured in results.items()
+                if method in measured["methods"]  # a peer only where it was tuned
+            }
             colour = COLOURS.get(method, PEER_COLOUR)
             style = "-" if method in COLOURS else next(peer_styles)
-            axis.plot(at, values, style, marker=".", color=colour, label=method)
+            axis.plot(values.keys(), values.values(), style, marker=".", color=colour, label=method)
         axis.set_xlabel("acceleration R")
         axis.set_ylabel(label)
-        axis.set_xticks(at)
+        axis.set_xticks([float(r) for r in results])
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=7)
     figure.tight_layout()

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ldmpir_edge.cli.export import ZOO
-from ldmpir_edge.finetuning.recipe import Loss
-from ldmpir_edge.finetuning.scans import SiteScans, load_scans
+
+if TYPE_CHECKING:
+    from ldmpir_edge.finetuning.recipe import Loss
+    from ldmpir_edge.finetuning.scans import SiteScans
 
 OnStep = Callable[[str, int, int | None], None]
 """Called with what is being done, and the steps done and in all, where that is known."""
@@ -38,6 +41,8 @@ class GivenScans:
 
     def scans(self, loss: Loss, noise_level: float | None, on_step: OnStep) -> SiteScans:
         """Read the scans; as `load_scans`."""
+        from ldmpir_edge.finetuning.scans import load_scans
+
         return load_scans(self._paths, loss, noise_level)
 
     def wait(self, on_wait: Callable[[int], None]) -> None:

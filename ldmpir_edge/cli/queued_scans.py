@@ -7,21 +7,12 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ldmpir_edge.bundle import open_bundle
 from ldmpir_edge.cli.given_scans import OnStep, base_folder
 from ldmpir_edge.cli.output import print_note
 from ldmpir_edge.errors import BundleError, NotEnoughScansError, SealError, UsageError
-from ldmpir_edge.finetuning.recipe import Loss
-from ldmpir_edge.finetuning.scans import (
-    MIN_SCANS,
-    ScanSource,
-    SiteScans,
-    describe_scan,
-    read_scans,
-)
-from ldmpir_edge.finetuning.selection import Selection, select_scans
 from ldmpir_edge.serve.background import wait_until_idle
 from ldmpir_edge.serve.candidate import WEIGHTS, ancestors
 from ldmpir_edge.serve.candidates import Candidates, Run
@@ -29,6 +20,11 @@ from ldmpir_edge.serve.collection import CollectedScans
 from ldmpir_edge.serve.config import load_config
 from ldmpir_edge.serve.sealing import read_key
 from ldmpir_edge.serve.state_folder import StateFolder, check_owner
+
+if TYPE_CHECKING:
+    from ldmpir_edge.finetuning.recipe import Loss
+    from ldmpir_edge.finetuning.scans import ScanSource, SiteScans
+    from ldmpir_edge.finetuning.selection import Selection
 
 
 class QueuedScans:
@@ -113,6 +109,9 @@ class QueuedScans:
         SealError
             Of too few, one or more cannot be opened.
         """
+        from ldmpir_edge.finetuning.scans import describe_scan, read_scans
+        from ldmpir_edge.finetuning.selection import select_scans
+
         held = self._collected.names(self._route.name)
         self._run = self._candidates.unfinished(self._options, held)
         if self._run is not None:
@@ -157,9 +156,13 @@ class QueuedScans:
         return self._run
 
     def _source(self, name: str) -> ScanSource:
+        from ldmpir_edge.finetuning.scans import ScanSource
+
         return ScanSource(name, partial(self._collected.open, self._route.name, name))
 
     def _check_enough(self, n_held: int, selection: Selection) -> None:
+        from ldmpir_edge.finetuning.scans import MIN_SCANS
+
         if len(selection.chosen) >= MIN_SCANS:
             return
         for err in selection.left_out.values():

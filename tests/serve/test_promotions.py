@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -281,7 +282,9 @@ def test_a_running_appliance_serves_what_is_promoted_until_it_is_rolled_back(
             return str(job.report["bundle_version"])
 
         def serving(version: str) -> None:
-            for _ in range(200):
+            # Under a steady load engines are looked after between two jobs, every ten seconds.
+            until = time.monotonic() + 120
+            while time.monotonic() < until:
                 if reconstructed() == version:
                     return
             raise AssertionError(appliance.supervisor.engines)

@@ -206,8 +206,8 @@ def test_the_weights_are_those_of_the_average(whole):
     state = torch.load(whole / "checkpoint.pt", weights_only=True)
     assert loaded.config == TINY
     for name, value in loaded.state_dict().items():
-        # Of the fraction 13 bits are written.
-        torch.testing.assert_close(value, state["average"][name], rtol=2**-14, atol=0)
+        # Of the fraction 12 bits are written.
+        torch.testing.assert_close(value, state["average"][name], rtol=2**-13, atol=0)
     assert any(not torch.equal(v, state["model"][n]) for n, v in state["average"].items())
 
 

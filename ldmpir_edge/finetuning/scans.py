@@ -112,9 +112,13 @@ def describe_scan(source: ScanSource) -> DescribedScan:
         It cannot be read.
     """
     with source.open() as scan:
-        is_image = isinstance(scan, ImageScan)
-        digest = scan.content_sha256
-        return DescribedScan(source, digest, scan.n_slices, is_image, _settings(scan))
+        return describe_open_scan(source, scan)
+
+
+def describe_open_scan(source: ScanSource, scan: Scan) -> DescribedScan:
+    """Describe a scan that `source` has opened; as `describe_scan`."""
+    is_image = isinstance(scan, ImageScan)
+    return DescribedScan(source, scan.content_sha256, scan.n_slices, is_image, _settings(scan))
 
 
 def read_scans(

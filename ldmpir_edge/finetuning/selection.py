@@ -10,7 +10,7 @@ from ldmpir_edge.finetuning.recipe import Loss
 from ldmpir_edge.finetuning.scans import (
     DescribedScan,
     ScanSource,
-    describe_scan,
+    describe_open_scan,
     middle_slices,
     read_slice,
 )
@@ -49,8 +49,11 @@ def select_scans(
     for n_done, source in enumerate(sources):
         on_look(n_done)
         try:
-            scan = describe_scan(source)
-            _try(scan, loss, noise_level)
+            with source.open() as opened:
+                scan = describe_open_scan(source, opened)
+                # A slice, too: what makes a scan useless shows in any.
+                (index,) = middle_slices(opened.n_slices, 1)
+                read_slice(opened, index, loss, noise_level)
         except LdmpirError as err:
             selection.left_out[source.name] = err
             continue
@@ -73,10 +76,3 @@ def select_scans(
             for scan in alike:
                 selection.left_out[scan.source.name] = UsageError("it is of another protocol")
     return selection
-
-
-def _try(scan: DescribedScan, loss: Loss, noise_level: float | None) -> None:
-    """Read a slice: what makes a scan useless shows in any."""
-    with scan.source.open() as opened:
-        (index,) = middle_slices(opened.n_slices, 1)
-        read_slice(opened, index, loss, noise_level)

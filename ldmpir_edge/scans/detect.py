@@ -36,8 +36,8 @@ _log = logging.getLogger(__name__)
 def expect_scans(paths: Sequence[Path]) -> None:
     """Start what opening these files will need, so that it is ready when other things are."""
     for path in paths:
-        with suppress(OSError), path.open("rb") as stream:
-            if stream.read(len(_HDF5_MAGIC)) == _HDF5_MAGIC:
+        with suppress(ScanError):  # said when it is opened
+            if _container(path) == "hdf5":
                 trial.start()
                 return
 

@@ -11,7 +11,7 @@ import hashlib
 import html
 import json
 import lzma
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from importlib.resources import files
 from pathlib import Path
@@ -56,8 +56,9 @@ def write_volume_page(header: VolumeHeader, target: Path) -> SliceSink:
         )
     window = WindowSample(n_slices)
     fallback: list[int] = []
+    scripts = _niivue(), _asset("volume.js")
     with atomic_file(target) as temporary, temporary.open("wb") as file:
-        file.write(_head(header))
+        file.write(_head(header, scripts))
         letters = _Base64(file)
         with closing(stream_nifti(header, letters)) as sink:
             next(sink)
@@ -70,7 +71,7 @@ def write_volume_page(header: VolumeHeader, target: Path) -> SliceSink:
                     sink.send(piece)
         letters.finish()
         facts = {"window": window.window(header.info.modality), "fallback": fallback}
-        file.write(_tail(facts))
+        file.write(_tail(facts, scripts))
 
 
 class _Base64:
@@ -96,10 +97,10 @@ class _Base64:
         self._file.write(base64.b64encode(self._left))
 
 
-def _head(header: VolumeHeader) -> bytes:
-    style, (niivue, script) = _asset("volume.css"), _scripts()
+def _head(header: VolumeHeader, scripts: Sequence[str]) -> bytes:
+    style = _asset("volume.css")
     policy = (
-        f"default-src 'none'; script-src {_hash(niivue)} {_hash(script)}; "
+        f"default-src 'none'; script-src {' '.join(map(_hash, scripts))}; "
         f"style-src {_hash(style)}; img-src data: blob:; connect-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
@@ -130,20 +131,19 @@ def _head(header: VolumeHeader) -> bytes:
 <script type="text/plain" id="nifti">""".encode()
 
 
-def _tail(facts: Mapping[str, object]) -> bytes:
-    niivue, script = _scripts()
+def _tail(facts: Mapping[str, object], scripts: Sequence[str]) -> bytes:
+    programs = "\n".join(f"<script>{script}</script>" for script in scripts)
     return f"""</script>
 <script type="application/json" id="facts">{json.dumps(facts)}</script>
-<script>{niivue}</script>
-<script>{script}</script>
+{programs}
 </body>
 </html>
 """.encode()
 
 
-def _scripts() -> tuple[str, str]:
+def _niivue() -> str:
     packed = files("ldmpir_edge.scans.writers").joinpath("niivue", "niivue.umd.js.xz")
-    return lzma.decompress(packed.read_bytes()).decode(), _asset("volume.js")
+    return lzma.decompress(packed.read_bytes()).decode()
 
 
 def _asset(name: str) -> str:

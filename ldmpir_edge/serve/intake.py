@@ -23,6 +23,7 @@ from ldmpir_edge.serve.jobs import Job
 from ldmpir_edge.serve.metrics import Metrics
 from ldmpir_edge.serve.queue import JobQueue
 from ldmpir_edge.serve.state_folder import PAYLOAD, StateFolder, folder_bytes
+from ldmpir_edge.serve.write_back import WriteBack
 
 SCAN = "scan"
 """Name of a payload that is one file: the client's own may identify a patient."""
@@ -248,6 +249,7 @@ class Incoming:
         self.stays = stays
         folder = intake._folder.series if stays else intake._folder.incoming
         self.payload: Path = folder / job_id / PAYLOAD
+        self._write_backs: dict[BinaryIO, WriteBack] = {}
 
     def __enter__(self) -> Self:
         try:
@@ -269,11 +271,21 @@ class Incoming:
 
     @contextmanager
     def file(self, name: str = SCAN) -> Iterator[BinaryIO]:
-        """Open a file of the payload for `write`."""
+        """Open a file of the payload for `write`.
+
+        Raises
+        ------
+        OverloadError
+            The disk is full.
+        """
         with _full_disk():
             descriptor = os.open(self.payload / name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w+b") as stream:
-                yield stream
+            with os.fdopen(descriptor, "w+b") as stream, WriteBack(descriptor) as write_back:
+                self._write_backs[stream] = write_back
+                try:
+                    yield stream
+                finally:
+                    del self._write_backs[stream]
 
     def write(self, stream: BinaryIO, data: bytes | memoryview) -> None:
         """Append to a file of the payload, within the limits.
@@ -288,6 +300,7 @@ class Incoming:
         self.reserve(len(data))
         with self._intake._counted(self.source), _full_disk():
             stream.write(data)
+            self._write_backs[stream].grown(len(data))
 
     def reserve(self, n_bytes: int) -> None:
         """Count bytes that are about to be written by other means.

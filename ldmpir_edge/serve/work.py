@@ -14,8 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-
 from ldmpir_edge.atomic import flush_folder, make_folder, output_errors
 from ldmpir_edge.errors import (
     BackendError,
@@ -54,8 +52,9 @@ IMAGE = "image"
 RESULT = "result"
 """Folder of an attempt that is delivered."""
 
-THUMBNAIL = "thumbnail.png"
-"""The middle slice, beside the result, for the status page."""
+THUMBNAIL = "thumbnail.pgm"
+"""The middle slice, beside the result, for the status page; there is no file sooner written, and
+the client waits."""
 
 REPLY = "reply.mrd"
 """MRD image messages, beside the result, for the client that sent the scan."""
@@ -320,8 +319,8 @@ def _write_thumbnail(image: NDArray[np.float32], modality: Modality, path: Path)
     small = image[::step, ::step]
     black, white = display_window(small, modality)
     shown = np.clip((small - black) / (white - black), 0.0, 1.0)
-    # The client waits: a larger file is made sooner.
-    Image.fromarray((shown * 255).astype(np.uint8)).save(path, format="PNG", compress_level=1)
+    height, width = small.shape
+    path.write_bytes(b"P5 %d %d 255\n" % (width, height) + (shown * 255).astype(np.uint8).tobytes())
 
 
 def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+MAX_DISCS = 6
+
 
 def random_view(
     image: NDArray[np.float32], size: int, fill: float, rng: np.random.Generator
@@ -46,3 +48,28 @@ def random_contrast(image: NDArray[np.float32], rng: np.random.Generator) -> NDA
     if rng.random() < 0.2:
         x = x * np.clip(1.15 - x, 0.05, None) * 2
     return x.astype(np.float32)
+
+
+def random_discs(
+    image: NDArray[np.float32], unit: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Put up to `MAX_DISCS` small discs with soft edges on the bright half of an `(H, W)` image.
+
+    Brighter or darker by 5 to 40 % of `unit`, or of the pixels themselves where `unit` is 0, with
+    a radius of 1 to 6 pixels. Healthy anatomy holds few isolated spots, and a prior that never
+    saw any removes those that matter.
+    """
+    height, width = image.shape
+    factor = np.zeros_like(image)
+    places = np.argwhere(image >= np.median(image))
+    for row, column in places[rng.integers(len(places), size=rng.integers(1, MAX_DISCS + 1))]:
+        radius = rng.uniform(1, 6)
+        reach = int(radius) + 2
+        rows, columns = (
+            np.arange(max(middle - reach, 0), min(middle + reach + 1, length))
+            for middle, length in ((row, height), (column, width))
+        )
+        distance = np.hypot(rows[:, None] - row, columns - column)
+        change = rng.choice([-1.0, 1.0]) * rng.uniform(0.05, 0.4)
+        factor[np.ix_(rows, columns)] += change * np.clip(radius + 0.5 - distance, 0, 1)
+    return image + factor * (unit if unit else image)

@@ -18,11 +18,15 @@ from ldmpir_edge.models.sampler import sample
 from ldmpir_edge.physics.normal import batch_of_one
 from ldmpir_edge.physics.problem import Family, Modality, Task
 from ldmpir_edge.training.acquisitions import SIMULATORS, Example
-from ldmpir_edge.training.augment import random_contrast, random_view
+from ldmpir_edge.training.augment import random_contrast, random_discs, random_view
 from ldmpir_edge.training.images import ImageStack
 from ldmpir_edge.training.recipe import Recipe, TrainingTask
 
 AIR_HU = -1000.0
+P_DISCS = 0.3
+"""Share of the images that get discs."""
+DISC_HU = 400.0
+"""Contrast of a disc of 100 %: 5 to 40 % of it is what tells a lesion from its tissue."""
 ECHO_BLOCK = 32
 """Examples among which the uses of an echoed one are spread; a worker keeps them in memory."""
 N_VIEWS = 10
@@ -156,6 +160,8 @@ class SimulatedScans(Dataset[TrainingItem]):
             else:
                 view = np.maximum(random_view(raw, size, 0.0, rng), 0)
                 image = random_contrast(view, rng)
+            if rng.random() < P_DISCS:
+                image = random_discs(image, DISC_HU if stack.modality == "ct" else 0.0, rng)
             # A view may miss the object altogether: draw again.
             if np.ptp(image) > 0 and np.mean(image > np.min(image) + 0.1 * np.ptp(image)) > 0.05:
                 break

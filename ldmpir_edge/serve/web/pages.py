@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, HTTPException
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
 
 import ldmpir_edge
 from ldmpir_edge.serve.jobs import Job
@@ -39,13 +41,16 @@ def add_pages(app: FastAPI, appliance: Appliance) -> None:
     def status() -> str:
         return template.render(_view(appliance, time.time()))
 
-    @app.get("/thumbnails/{job_id}.png", response_class=FileResponse, include_in_schema=False)
-    def thumbnail(job_id: JobId) -> FileResponse:
+    @app.get("/thumbnails/{job_id}.png", response_class=Response, include_in_schema=False)
+    def thumbnail(job_id: JobId) -> Response:
         job = appliance.queue.get(job_id)
         path = None if job is None else appliance.supervisor.result(job).parent / THUMBNAIL
         if path is None or not path.is_file():
             raise HTTPException(404, "there is no such picture, or it is kept no longer")
-        return FileResponse(path, media_type="image/png")
+        encoded = io.BytesIO()
+        with Image.open(path) as picture:
+            picture.save(encoded, format="PNG")
+        return Response(encoded.getvalue(), media_type="image/png")
 
 
 def _view(appliance: Appliance, now: float) -> dict[str, Any]:

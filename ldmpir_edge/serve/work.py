@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
 from ldmpir_edge.atomic import flush_folder, make_folder, output_errors
 from ldmpir_edge.errors import (
     BackendError,

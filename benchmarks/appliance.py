@@ -12,7 +12,8 @@ adds its figures to `benchmarks/results/appliance.json`.
   of compiled engines and with a warm one.
 - `overhead`: MRD scans of one slice, one at a time: from the client's close to its last image,
   less what `run` does too (preparing, engine, checks, writing DICOM).
-- `memory`: front and worker over 2,000 jobs of 64 x 64 by HTTP.
+- `memory`: front and worker over 2,000 jobs of 64 x 64 by HTTP, once all engines are loaded: they
+  are between jobs otherwise, and would be taken for growth.
 """
 
 from __future__ import annotations
@@ -223,6 +224,8 @@ def memory(folder: Path) -> dict:
     sizes: dict[int, dict[str, float]] = {}
     with serving(folder, "http") as process, process.client() as client:
         process.wait_ready()
+        while client.get("/readyz").json()["untested"]:
+            time.sleep(0.5)
         children = Path(f"/proc/{process.pid}/task")
         (worker,) = {
             int(pid)

@@ -35,6 +35,29 @@ def random_view(
     return view
 
 
+def native_view(
+    image: NDArray[np.float32], size: int, fill: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Cut `(size, size)` out of an `(H, W)` image, or set it into `fill`, without resampling.
+
+    Larger images are averaged over squares of whole pixels. Noise and texture stay as a scan has
+    them: who learns from smooth images alone smooths those that are not.
+    """
+    factor = max(1, round(max(image.shape) / size))
+    rows, columns = (n // factor for n in image.shape)
+    blocks = image[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
+    view = np.full((size, size), fill, np.float32)
+    here, there = [], []
+    for n in (rows, columns):
+        shift = round(rng.uniform(-0.06, 0.06) * size)
+        first = (size - n) // 2 + shift
+        here.append(slice(max(first, 0), min(first + n, size)))
+        there.append(slice(max(-first, 0), min(size - first, n)))
+    view[tuple(here)] = blocks.mean((1, 3))[tuple(there)]
+    view = view[:: int(rng.choice([-1, 1])), :: int(rng.choice([-1, 1]))]
+    return view.T if rng.random() < 0.5 else view
+
+
 def random_contrast(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Bend the intensities of a non-negative MR `(H, W)` image, scaled to about [0, 1].
 

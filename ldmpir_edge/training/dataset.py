@@ -18,11 +18,13 @@ from ldmpir_edge.models.sampler import sample
 from ldmpir_edge.physics.normal import batch_of_one
 from ldmpir_edge.physics.problem import Family, Modality, Task
 from ldmpir_edge.training.acquisitions import SIMULATORS, Example
-from ldmpir_edge.training.augment import random_contrast, random_discs, random_view
+from ldmpir_edge.training.augment import native_view, random_contrast, random_discs, random_view
 from ldmpir_edge.training.images import ImageStack
 from ldmpir_edge.training.recipe import Recipe, TrainingTask
 
 AIR_HU = -1000.0
+P_NATIVE = 0.4
+"""Share of the images that are not resampled."""
 P_DISCS = 0.3
 """Share of the images that get discs."""
 DISC_HU = 400.0
@@ -155,11 +157,11 @@ class SimulatedScans(Dataset[TrainingItem]):
         for _ in range(N_VIEWS):
             stack = self.stacks[rng.choice(len(self.stacks), p=weights / weights.sum())]
             raw = stack.slices[rng.integers(len(stack.slices))].astype(np.float32)
-            if stack.modality == "ct":
-                image = np.maximum(random_view(np.maximum(raw, AIR_HU), size, AIR_HU, rng), AIR_HU)
-            else:
-                view = np.maximum(random_view(raw, size, 0.0, rng), 0)
-                image = random_contrast(view, rng)
+            floor = AIR_HU if stack.modality == "ct" else 0.0
+            view = native_view if rng.random() < P_NATIVE else random_view
+            image = np.maximum(view(np.maximum(raw, floor), size, floor, rng), floor)
+            if stack.modality == "mr":
+                image = random_contrast(image, rng)
             if rng.random() < P_DISCS:
                 image = random_discs(image, DISC_HU if stack.modality == "ct" else 0.0, rng)
             # A view may miss the object altogether: draw again.

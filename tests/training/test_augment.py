@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from tiny_problems import disc
 
-from ldmpir_edge.training.augment import random_contrast, random_view
+from ldmpir_edge.training.augment import (
+    MAX_DISCS,
+    native_view,
+    random_contrast,
+    random_discs,
+    random_view,
+)
 
 SEEDS = range(25)
 
@@ -75,3 +81,48 @@ def test_contrast_stays_finite_beside_one_bright_pixel():
     image = disc(48)
     image[5, 5] = 1e6
     assert random_contrast(image, np.random.default_rng(0)).max() < 2
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (20, 30), (44, 40), (64, 64), (130, 97)])
+def test_a_native_view_only_moves_pixels_or_averages_them(shape, rng):
+    image = rng.random(shape).astype(np.float32)
+    factor = max(1, round(max(shape) / 32))
+    rows, columns = shape[0] // factor, shape[1] // factor
+    image = image[: rows * factor, : columns * factor]
+    # Every pixel of a view is the mean of a square of the image, or the fill.
+    means = image.reshape(rows, factor, columns, factor).mean((1, 3)).astype(np.float32)
+    for seed in SEEDS:
+        view = native_view(image, 32, -1.0, np.random.default_rng(seed))
+        assert view.shape == (32, 32)
+        seen = np.sort(view[view >= 0])
+        assert np.isin(seen.round(5), means.round(5)).all()
+        assert len(seen) >= 0.8 * min(rows, 32) * min(columns, 32)
+
+
+def test_native_views_are_turned_and_shifted():
+    image = np.zeros((32, 32), np.float32)
+    image[8, 12] = 1.0
+    places = {
+        tuple(np.argwhere(native_view(image, 32, 0.0, np.random.default_rng(seed)))[0])
+        for seed in range(100)
+    }
+    assert len(places) > 30
+    assert {(row > 15, column > 15) for row, column in places} == {
+        (a, b) for a in (False, True) for b in (False, True)
+    }
+
+
+@pytest.mark.parametrize("unit", [0.0, 400.0])
+def test_discs_are_few_small_and_of_little_contrast(unit):
+    image = 100 * disc(96) + 1
+    for seed in SEEDS:
+        change = random_discs(image, unit, np.random.default_rng(seed)) - image
+        changed = change != 0
+        assert 0 < changed.sum() <= MAX_DISCS * np.pi * 6.5**2
+        # Overlapping discs add up.
+        largest = 0.4 * MAX_DISCS * (unit or image.max())
+        assert 0.05 * (unit or 1.0) * 0.9 < np.abs(change).max() <= largest
+
+
+def test_discs_fit_where_there_is_hardly_an_image():
+    assert random_discs(np.ones((3, 2), np.float32), 0.0, np.random.default_rng(0)).shape == (3, 2)

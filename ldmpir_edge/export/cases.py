@@ -16,6 +16,7 @@ from ldmpir_edge.physics.problem import FAMILIES, Family, Modality, Problem
 from ldmpir_edge.scans.detect import open_scan
 from ldmpir_edge.scans.model import ImageScan
 from ldmpir_edge.training.acquisitions import (
+    CT_FINER,
     SIMULATORS,
     Example,
     Simulator,
@@ -42,11 +43,15 @@ class GateSlice:
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of acquisition: its name and how it is simulated; None draws MR and CT in turns."""
+    """A kind of acquisition: its name, how it is simulated, and from an image how much finer.
+
+    A modality of None draws MR and CT in turns.
+    """
 
     name: str
     modality: Modality | None
     acquire: Simulator
+    finer: int = 1
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def _parallel(n_views: int, photons: float) -> Simulator:
     def acquire(
         image: NDArray[np.float32], modality: Modality, rng: np.random.Generator
     ) -> Example:
-        size = image.shape[0]
+        size = image.shape[0] // CT_FINER
         spacing_mm = 400 / size
         geometry = RadonGeometry(
             kind="parallel",
@@ -108,10 +113,10 @@ CASES: dict[Family, tuple[Case, ...]] = {
         Case("inpaint", None, SIMULATORS["inpaint"]),
     ),
     "toeplitz": (
-        Case("ct-60-views", "ct", _parallel(60, 1e6)),
-        Case("ct-low-dose", "ct", _parallel(240, 1e4)),
+        Case("ct-60-views", "ct", _parallel(60, 1e6), CT_FINER),
+        Case("ct-low-dose", "ct", _parallel(240, 1e4), CT_FINER),
     ),
-    "rays": (Case("ct-fan", "ct", SIMULATORS["ct-fan"]),),
+    "rays": (Case("ct-fan", "ct", SIMULATORS["ct-fan"], CT_FINER),),
 }
 """Acquisitions that each family of graphs is judged on."""
 
@@ -177,7 +182,7 @@ def _simulate(
     rng = np.random.default_rng([seed, FAMILIES.index(family), number, k])
     alternating: Modality = "mr" if k % 2 == 0 else "ct"
     modality = case.modality or alternating
-    image = _draw(images.stacks, modality, size, rng)
+    image = _draw(images.stacks, modality, size * case.finer, rng)
     example = case.acquire(image, modality, rng)
     return GateSlice(case.name, example.problem, example.target)
 

@@ -2,9 +2,13 @@
 
 With F the windowed ramp filter along the detectors (angular quadrature included) and B the
 back-projection that interpolates between detectors, B F A is nearly invariant to shifts. Its
-point-spread function follows from the projector in closed form, so an engine applies it by a
-few DFT products in place of two projections. B is Aᵀ up to how it interpolates and up to
-`adjoint_scale`.
+point-spread function has a closed form, so an engine applies it by a few DFT products in place of
+two projections. B is Aᵀ up to how it interpolates and up to `adjoint_scale`.
+
+A takes the pixels for samples of a band-limited object. Joseph's projector interpolates between
+them linearly, which dims fine detail (by a fifth at half the Nyquist frequency) that a scanner
+does not dim: on data of a finer grid the residual of the true image is up to 2.4 times as large
+with it, also where the pair is exact.
 """
 
 from __future__ import annotations
@@ -97,6 +101,18 @@ def point_spread(
     Shifts are in DFT order (0 first, negative shifts behind). Averaged over where a pixel lies
     between two detectors; that average is what makes it a convolution.
     """
+    joseph = _joseph_point_spread(geometry, image_shape, pixel_spacing_mm)
+    # The triangle that a pixel casts in a view along f has the spectrum sinc² of the larger of
+    # f's components, which is that of linear interpolation.
+    rows, columns = joseph.shape
+    larger = np.maximum(np.abs(np.fft.fftfreq(rows))[:, None], np.fft.rfftfreq(columns))
+    return np.fft.irfft2(np.fft.rfft2(joseph) / np.sinc(larger) ** 2, joseph.shape)
+
+
+def _joseph_point_spread(
+    geometry: RadonGeometry, image_shape: tuple[int, int], pixel_spacing_mm: float
+) -> NDArray[np.float64]:
+    """Return the same for Joseph's A, which interpolates between the pixels linearly."""
     height, width = image_shape
     h = pixel_spacing_mm
     rows = np.arange(height + 1)[:, None]

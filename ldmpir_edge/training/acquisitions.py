@@ -26,9 +26,13 @@ from ldmpir_edge.physics.radon import RadonOp
 from ldmpir_edge.physics.superresolution import BlurDecimateOp
 from ldmpir_edge.scans.coil_maps import estimate_coil_maps
 from ldmpir_edge.scans.coils import random_phase, simulate_coil_maps
+from ldmpir_edge.training.augment import block_means
 from ldmpir_edge.training.recipe import TrainingTask
 
 MU_WATER_PER_MM = 0.0192
+CT_FINER = 2
+"""Pixels of an image that is projected across one that is reconstructed. On the same grid the data
+would be what the model's own operator makes, as no scanner's are."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,9 @@ class Example:
     problem: Problem
     target: NDArray[np.float32]
 
+
+FINER: dict[TrainingTask, int] = {"ct": CT_FINER, "ct-fan": CT_FINER}
+"""How many times as fine as what is reconstructed a task's simulator wants its image, if not 1."""
 
 Simulator = Callable[[NDArray[np.float32], Modality, np.random.Generator], Example]
 
@@ -130,7 +137,7 @@ def simulate_ct(
     image: NDArray[np.float32], modality: Modality, rng: np.random.Generator
 ) -> Example:
     """Project a HU image in parallel beam: sparse views, few photons or a limited angle."""
-    size = image.shape[0]
+    size = image.shape[0] // CT_FINER
     n_views = int(np.exp(rng.uniform(np.log(40), np.log(240))))
     span = np.pi if rng.random() < 0.85 else rng.uniform(0.6, 0.95) * np.pi
     spacing_mm = float(rng.uniform(0.6, 1.0) * 512 / size)
@@ -148,7 +155,7 @@ def simulate_fan_ct(
     image: NDArray[np.float32], modality: Modality, rng: np.random.Generator
 ) -> Example:
     """Project a HU image in fan beam over a full turn, with sparse views."""
-    size = image.shape[0]
+    size = image.shape[0] // CT_FINER
     n_views = int(rng.integers(40, 120))
     spacing_mm = float(rng.uniform(0.6, 1.0) * 512 / size)
     pitch = 2 * spacing_mm
@@ -176,10 +183,27 @@ def acquire_ct(
     photons: float,
     rng: np.random.Generator,
 ) -> Example:
-    """Project an `(H, W)` image in HU, with `photons` a detector pixel before the object."""
-    shape = (image.shape[0], image.shape[1])
+    """Project an image in HU, `CT_FINER` times as fine as the one that is reconstructed.
+
+    Parameters
+    ----------
+    image
+        `(CT_FINER · H, CT_FINER · W)`; the target's pixels are its means over squares.
+    geometry
+        The scan.
+    spacing_mm
+        Edge of the reconstructed pixels.
+    photons
+        That reach a detector pixel without an object.
+    rng
+        Draws the noise.
+    """
     attenuation = np.maximum(image / 1000 + 1, 0) * MU_WATER_PER_MM
-    ideal = RadonOp(geometry, shape, spacing_mm).forward(attenuation.astype(np.float32))
+    ideal = RadonOp(geometry, attenuation.shape, spacing_mm / CT_FINER).forward(
+        attenuation.astype(np.float32)
+    )
+    image = block_means(image, CT_FINER)
+    shape = (image.shape[0], image.shape[1])
     sinogram = add_poisson_gaussian(ideal, photons, 5.0, rng).astype(np.float32)
     problem = build_ct_problem(
         sinogram,

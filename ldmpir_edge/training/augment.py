@@ -35,6 +35,14 @@ def random_view(
     return view
 
 
+def block_means(image: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+    """Average an `(H, W)` image over squares of `factor` pixels; what fills no square is cut off."""
+    rows, columns = (n // factor for n in image.shape)
+    blocks = image[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
+    means: NDArray[np.float32] = blocks.mean((1, 3), dtype=np.float32)
+    return means
+
+
 def native_view(
     image: NDArray[np.float32], size: int, fill: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
@@ -43,17 +51,15 @@ def native_view(
     Larger images are averaged over squares of whole pixels. Noise and texture stay as a scan has
     them: who learns from smooth images alone smooths those that are not.
     """
-    factor = max(1, round(max(image.shape) / size))
-    rows, columns = (n // factor for n in image.shape)
-    blocks = image[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
+    blocks = block_means(image, max(1, round(max(image.shape) / size)))
     view = np.full((size, size), fill, np.float32)
     here, there = [], []
-    for n in (rows, columns):
+    for n in blocks.shape:
         shift = round(rng.uniform(-0.06, 0.06) * size)
         first = (size - n) // 2 + shift
         here.append(slice(max(first, 0), min(first + n, size)))
         there.append(slice(max(-first, 0), min(size - first, n)))
-    view[tuple(here)] = blocks.mean((1, 3))[tuple(there)]
+    view[tuple(here)] = blocks[tuple(there)]
     view = view[:: int(rng.choice([-1, 1])), :: int(rng.choice([-1, 1]))]
     return view.T if rng.random() < 0.5 else view
 

@@ -17,13 +17,13 @@ from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.models.sampler import sample
 from ldmpir_edge.physics.normal import batch_of_one
 from ldmpir_edge.physics.problem import Family, Modality, Task
-from ldmpir_edge.training.acquisitions import SIMULATORS, Example
+from ldmpir_edge.training.acquisitions import FINER, SIMULATORS, Example
 from ldmpir_edge.training.augment import native_view, random_contrast, random_discs, random_view
 from ldmpir_edge.training.images import ImageStack
 from ldmpir_edge.training.recipe import Recipe, TrainingTask
 
 AIR_HU = -1000.0
-P_NATIVE = 0.4
+P_NATIVE = 0.5
 """Share of the images that are not resampled."""
 P_DISCS = 0.3
 """Share of the images that get discs."""
@@ -147,7 +147,7 @@ class SimulatedScans(Dataset[TrainingItem]):
         rng = np.random.default_rng([self.recipe.seed, index])
         task = self._tasks[rng.choice(len(self._tasks), p=self._task_weights)]
         size = int(rng.choice(self.sizes))
-        image, modality = self._image(task, size, rng)
+        image, modality = self._image(task, size * FINER.get(task, 1), rng)
         return SIMULATORS[task](image, modality, rng)
 
     def _image(
@@ -163,7 +163,8 @@ class SimulatedScans(Dataset[TrainingItem]):
             if stack.modality == "mr":
                 image = random_contrast(image, rng)
             if rng.random() < P_DISCS:
-                image = random_discs(image, DISC_HU if stack.modality == "ct" else 0.0, rng)
+                unit = DISC_HU if stack.modality == "ct" else 0.0
+                image = np.maximum(random_discs(image, unit, rng), floor)
             # A view may miss the object altogether: draw again.
             if np.ptp(image) > 0 and np.mean(image > np.min(image) + 0.1 * np.ptp(image)) > 0.05:
                 break

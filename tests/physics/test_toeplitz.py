@@ -28,14 +28,20 @@ def gram(image, tables: ToeplitzTables):
     return result[0]
 
 
-def projected(image, geometry, spacing_mm):
-    """Project and filter back: the operator that the tables stand for."""
-    sinogram = RadonOp(geometry, image.shape, spacing_mm).forward(image)
-    return fbp(sinogram, geometry, image.shape, spacing_mm, kernel=hann_ramp_kernel)
+def projected(image, geometry, spacing_mm, finer=1):
+    """Project an image of a finer grid and filter back: what the tables stand for."""
+    shape = tuple(n // finer for n in image.shape)
+    sinogram = RadonOp(geometry, image.shape, spacing_mm / finer).forward(image)
+    return fbp(sinogram, geometry, shape, spacing_mm, kernel=hann_ramp_kernel)
 
 
-def blobs(shape):
-    y, x = ((np.arange(n) - (n - 1) / 2) / min(shape) for n in shape)
+def relative(result, expected):
+    return np.linalg.norm(result - expected) / np.linalg.norm(expected)
+
+
+def blobs(shape, finer=1):
+    fine = [n * finer for n in shape]
+    y, x = ((np.arange(n) - (n - 1) / 2) / min(fine) for n in fine)
     y = y[:, None]
     return sum(
         a * np.exp(-((x - u) ** 2 + (y - v) ** 2) / (2 * s**2))
@@ -50,24 +56,27 @@ def test_smooth_images_pass_as_through_the_projector(n_views, pitch, shape):
     spacing_mm = 0.8
     geometry = scan(n_views, pitch * spacing_mm, spacing_mm * max(shape))
     tables = toeplitz_tables(geometry, shape, spacing_mm)
-    image = blobs(shape)
-    expected = projected(image, geometry, spacing_mm) / tables.norm
-    error = np.linalg.norm(gram(image, tables) - expected) / np.linalg.norm(expected)
-    assert error < 2e-3
+    expected = projected(blobs(shape, 6), geometry, spacing_mm, 6) / tables.norm
+    assert relative(gram(blobs(shape), tables), expected) < 2e-3
 
 
-@pytest.mark.parametrize(("n_views", "pitch"), [(60, 1.0), (120, 1.3), (720, 1.0)])
-def test_a_real_slice_passes_as_through_the_projector(n_views, pitch, shared_data):
+@pytest.mark.parametrize(
+    ("n_views", "pitch", "gain"), [(60, 1.0, 0.7), (120, 1.3, 1.0), (720, 1.0, 0.5)]
+)
+def test_a_real_slice_passes_better_than_through_the_projector(n_views, pitch, gain, shared_data):
+    """What a finer grid makes of a slice: nearer to the tables than to Joseph's exact pair."""
     with np.load(shared_data / "ct" / "train" / "lidc0001.npz") as archive:
-        spacing_mm = 4 * 0.7
+        spacing_mm = 2 * 0.7
         assert json.loads(str(archive["meta"]))
-        hounsfield = archive["slices"][3].reshape(128, 4, 128, 4).mean((1, 3))
-    image = np.maximum(hounsfield + 1000, 0) / 2000
-    geometry = scan(n_views, pitch * spacing_mm, spacing_mm * 128)
+        fine = np.maximum(archive["slices"][3] + 1000.0, 0) / 2000
+    image = fine.reshape(256, 2, 256, 2).mean((1, 3))
+    geometry = scan(n_views, pitch * spacing_mm, spacing_mm * 256)
     tables = toeplitz_tables(geometry, image.shape, spacing_mm)
-    expected = projected(image, geometry, spacing_mm) / tables.norm
-    error = np.linalg.norm(gram(image, tables) - expected) / np.linalg.norm(expected)
-    assert error < 0.02
+    expected = projected(fine, geometry, spacing_mm, 2) / tables.norm
+    error = relative(gram(image, tables), expected)
+    assert error < 0.015
+    joseph = projected(image, geometry, spacing_mm) / tables.norm
+    assert error < gain * relative(joseph, expected)
 
 
 def test_engine_tables_are_the_convolution_with_the_point_spread(rng):

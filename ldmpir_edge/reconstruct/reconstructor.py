@@ -21,7 +21,7 @@ from ldmpir_edge.physics.engine_input import engine_arrays
 from ldmpir_edge.physics.problem import Family, Problem, Task
 from ldmpir_edge.reconstruct.checks import choose_image
 from ldmpir_edge.reconstruct.overlap import overlap
-from ldmpir_edge.reconstruct.samples import deviation, opening_noise
+from ldmpir_edge.reconstruct.samples import deviation, opening_noise, with_detail
 from ldmpir_edge.reconstruct.slices import (
     Comparison,
     FinishedSlice,
@@ -294,7 +294,9 @@ class Reconstructor:
                 return _Answer(None, NO_ENGINE, reason)
             answer = self._run(prepared.problem, seed, index)
             if n_samples and answer.planes is not None:
-                return replace(answer, deviation=self._deviation(prepared, index, n_samples))
+                spread = self._spread(prepared, index, n_samples)
+                uncertain = with_detail(spread, prepared.to_scan(answer.planes))
+                return replace(answer, deviation=uncertain)
             return answer
 
         def finish(index: int, prepared: PreparedSlice, answer: _Answer) -> ReconstructedSlice:
@@ -332,9 +334,7 @@ class Reconstructor:
                 return _Answer(None, engine.backend, str(err))
         return _Answer(planes, engine.backend)
 
-    def _deviation(
-        self, prepared: PreparedSlice, index: int, n_samples: int
-    ) -> NDArray[np.float32]:
+    def _spread(self, prepared: PreparedSlice, index: int, n_samples: int) -> NDArray[np.float32]:
         engine, problem = self.engine(prepared.problem.family), prepared.problem
         shape = (self.n_steps - 1, *problem.b.shape)
         with self._timed("samples"):

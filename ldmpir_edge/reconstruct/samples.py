@@ -1,4 +1,4 @@
-"""The spread of samples of the bridge: where the measurement leaves the image open."""
+"""A map of uncertainty: where samples of the bridge differ, and where there is detail to miss."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ not taken off again, shows everywhere alike and hides where the first one does."
 SMOOTHING_PX = 2.0
 """Eight samples tell a variance to a half of it: its neighbours are asked, too."""
 
+DETAIL_SHARE = 0.5
+"""How much of the image's own detail may be wrong. All samples come from one network, and agree on
+what it smooths away or draws too sharp. On training slices a half of the detail, beside the spread,
+took the rank correlation with the error from 0.17–0.44 to 0.35–0.53."""
+
+DETAIL_PX = 1.0
+"""Standard deviation of the Gaussian within which detail is told from its surroundings."""
+
 
 def opening_noise(seed: int, index: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Draw noise for the first step of the bridge alone, `SPREAD` times as large as its own.
@@ -30,6 +38,22 @@ def opening_noise(seed: int, index: int, shape: tuple[int, ...]) -> NDArray[np.f
     draws = np.random.default_rng([seed, index])
     noise[0] = SPREAD * draws.standard_normal(shape[1:], np.float32)
     return noise
+
+
+def with_detail(spread: NDArray[np.float32], image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Add `DETAIL_SHARE` of the image's local standard deviation to that of the samples.
+
+    Parameters
+    ----------
+    spread, image
+        `(H, W)`: the samples' deviation, and the image that is delivered, on one scale.
+    """
+    # Around the image's mean, so that an offset, such as air's in HU, costs no digits.
+    level = image.astype(np.float64) - image.mean(dtype=np.float64)
+    mean = ndimage.gaussian_filter(level, DETAIL_PX)
+    detail = np.maximum(ndimage.gaussian_filter(level**2, DETAIL_PX) - mean**2, 0)
+    both: NDArray[np.float64] = np.sqrt(spread.astype(np.float64) ** 2 + DETAIL_SHARE**2 * detail)
+    return both.astype(np.float32)
 
 
 def deviation(images: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -92,7 +92,8 @@ class FinishedSlice:
     piece
         That image on the scan's scale, with its checks.
     deviation
-        `(h, w)` standard deviation of the samples on the scan's scale; None where none were drawn.
+        `(h, w)` uncertainty as a standard deviation on the scan's scale, from samples and the
+        image's detail (see `samples`); None where no samples were drawn.
     """
 
     prepared: PreparedSlice

@@ -12,7 +12,7 @@ from small_scans import SIZE, column_mask, disc, write_dicom, write_fastmri, wri
 from ldmpir_edge.errors import UsageError
 from ldmpir_edge.physics.engine_input import engine_arrays
 from ldmpir_edge.reconstruct import Reconstructor
-from ldmpir_edge.reconstruct.samples import deviation
+from ldmpir_edge.reconstruct.samples import deviation, with_detail
 from ldmpir_edge.reconstruct.slices import prepare_slice
 from ldmpir_edge.scans.detect import open_scan
 
@@ -63,7 +63,17 @@ def test_an_observer_sees_what_is_delivered(tmp_path, faked):
         np.testing.assert_array_equal(finished.planes, finished.prepared.problem.x1)
 
 
-def test_the_deviation_is_that_of_samples_with_an_open_start(tmp_path, real, rng):
+def blurred(image, sigma):
+    """Convolve with a Gaussian, written as sums over mirrored edges."""
+    reach = int(4 * sigma + 0.5)
+    weights = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
+    result = np.pad(np.float64(image), reach, mode="symmetric")
+    for axis in (0, 1):
+        result = np.apply_along_axis(np.convolve, axis, result, weights / weights.sum(), "valid")
+    return result
+
+
+def test_the_deviation_is_that_of_samples_with_an_open_start_and_of_detail(tmp_path, real, rng):
     write_dicom(tmp_path / "a.dcm", rng)
     (finished,) = observe(real, tmp_path / "a.dcm", n_samples=3)
     problem, engine = finished.prepared.problem, real.engine("pointwise")
@@ -73,14 +83,12 @@ def test_the_deviation_is_that_of_samples_with_an_open_start(tmp_path, real, rng
         noise[0] = 4 * np.random.default_rng([seed, 0]).standard_normal(noise[0].shape, np.float32)
         planes = engine.run(engine_arrays(problem, real.n_steps, noise))["image"][0]
         images.append(finished.prepared.to_scan(planes))
-    weights = np.exp(-(np.arange(-8, 9) ** 2) / 8)
-    expected = np.pad(np.var(np.float64(images), axis=0, ddof=1), 8, mode="symmetric")
-    for axis in (0, 1):
-        expected = np.apply_along_axis(
-            np.convolve, axis, expected, weights / weights.sum(), "valid"
-        )
-    np.testing.assert_allclose(finished.deviation, np.sqrt(expected), rtol=1e-2, atol=1e-3)
-    assert expected.max() > 1
+    spread = blurred(np.var(np.float64(images), axis=0, ddof=1), 2.0)
+    image = np.float64(finished.piece.image)
+    detail = blurred(image**2, 1.0) - blurred(image, 1.0) ** 2
+    expected = np.sqrt(spread + detail / 4)
+    np.testing.assert_allclose(finished.deviation, expected, rtol=1e-2, atol=1e-3)
+    assert spread.max() > 1
     # The image is the mean's all the same.
     np.testing.assert_array_equal(finished.piece.image, real(tmp_path / "a.dcm").image[0])
 
@@ -140,3 +148,15 @@ def test_of_images_the_known_pixels_are_measured(tmp_path):
     np.save(tmp_path / "a.npy", image)
     with open_scan(tmp_path / "a.npy") as scan:
         assert prepare_slice(scan, 0, "denoise").measured is None
+
+
+def test_detail_is_found_on_any_level():
+    image = np.tile(np.float32([0, 1]), (8, 4))
+    near, far = (with_detail(np.zeros((8, 8), np.float32), image + np.float32(c)) for c in (0, 1e4))
+    np.testing.assert_allclose(far, near, rtol=1e-3)
+    assert 0.2 < near[4, 4] < 0.25  # a half of a half
+
+
+def test_a_flat_image_has_the_deviation_of_its_samples():
+    spread = np.full((8, 8), 3.0, np.float32)
+    np.testing.assert_allclose(with_detail(spread, np.full((8, 8), 7.0, np.float32)), spread)

@@ -174,13 +174,18 @@ def training() -> plt.Figure:
         for start in starts:
             axis.axvline(start, color="0.6", linestyle=":")
     looks = _rows(folder / "validation.csv")
-    for task in dict.fromkeys(row["task"] for row in looks):
+    tasks = list(dict.fromkeys(row["task"] for row in looks))
+    # Other starts are other examples: their curve is one of its own.
+    for task, start in dict.fromkeys((row["task"], row["psnr_x1"]) for row in looks):
         curve = [
             (int(row["update"]), float(row["psnr"]) - float(row["psnr_x1"]))
             for row in looks
-            if row["task"] == task
+            if (row["task"], row["psnr_x1"]) == (task, start)
         ]
-        axes[2].plot(*zip(*curve, strict=True), marker=".", label=task)
+        number = tasks.index(task)
+        is_first = start == next(row["psnr_x1"] for row in looks if row["task"] == task)
+        label = task if is_first else None
+        axes[2].plot(*zip(*curve, strict=True), marker=".", label=label, color=f"C{number}")
     axes[2].set_ylabel("held out: PSNR over the start (dB)")
     for axis in axes:
         axis.set_xlabel("update")

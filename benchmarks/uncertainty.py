@@ -3,9 +3,9 @@
     python benchmarks/uncertainty.py [--bundle ldmpir-2m] [--backend openvino] [-o results.json]
 
 The map is the product's own: the standard deviation over 8 samples of the bridge, with noise in
-the first of 4 steps, smoothed, and half of the image's local detail. The error is that of the image that is delivered, the deterministic
-one. Over the pixels of the object (of inpainting those that were missing: the others are copied),
-for each slice:
+the first of 4 steps, smoothed, and half of the image's local detail. The error is that of the image
+that is delivered, the deterministic one. Over the pixels of the object (of inpainting those that
+were missing: the others are copied), for each slice:
 
 - spearman: rank correlation of deviation and |error|;
 - perfect: the same if the map were perfect, that is of deviation and |z| times deviation with z

@@ -36,7 +36,7 @@ def random_view(
 
 
 def block_means(image: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
-    """Average an `(H, W)` image over squares of `factor` pixels; what fills no square is cut off."""
+    """Average an `(H, W)` image over squares of `factor` pixels; what fills none is cut off."""
     rows, columns = (n // factor for n in image.shape)
     blocks = image[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
     means: NDArray[np.float32] = blocks.mean((1, 3), dtype=np.float32)

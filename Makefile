@@ -26,8 +26,9 @@ demo: $(DEMO_VENV)/.installed ## Reconstruct a sample scan with the shipped mode
 	@echo 'and load $(DEMO)/sample-mri/  in any DICOM viewer.'
 
 # Two at a time, each file by one of them; a single thread each, or they take the cores from each other.
+test: export OMP_NUM_THREADS = 1
 test: $(VENV)/.installed ## Set up the development environment and run the tests
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 slow: $(VENV)/.installed ## Run the tests that take over a minute
 	$(VENV)/bin/python -m pytest -m slow $(PYTEST_ARGS)

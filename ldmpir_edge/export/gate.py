@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmpir_edge.bundle import GateResult, LoadedVariant
+from ldmpir_edge.bundle import GateResult, GoldenPair, LoadedVariant
 from ldmpir_edge.bundle.limits import LIMITS, Limits, psnr_db
 from ldmpir_edge.errors import BackendError
 from ldmpir_edge.export.cases import GateSlice
@@ -80,6 +80,24 @@ def run_gate(
             rows.append((delta, float(np.abs(image - reference).max())))
     limits = LIMITS[variant.precision]
     return [_judge(case, tasks[case], backend, rows, limits) for case, rows in by_case.items()]
+
+
+def golden_margins_db(variant: LoadedVariant, pairs: Sequence[GoldenPair]) -> list[float]:
+    """Return by how many dB a variant is nearer to each golden image than it must be.
+
+    In ONNX Runtime; −inf where it gives no image.
+    """
+    margins = []
+    with get_backend("onnxruntime").load(variant) as engine:
+        for pair in pairs:
+            try:
+                image = engine.run(pair.inputs)["image"][0]
+            except BackendError:
+                margins.append(-np.inf)
+                continue
+            apart = psnr_db(image, pair.outputs["image"][0])
+            margins.append(apart - LIMITS[variant.precision].difference_db)
+    return margins
 
 
 def _judge(

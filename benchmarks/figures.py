@@ -174,7 +174,7 @@ def training() -> plt.Figure:
         for start in starts:
             axis.axvline(start, color="0.6", linestyle=":")
     looks = _rows(folder / "validation.csv")
-    tasks = list(dict.fromkeys(row["task"] for row in looks))
+    colours: dict[str, str] = {}
     # Other starts are other examples: their curve is one of its own.
     for task, start in dict.fromkeys((row["task"], row["psnr_x1"]) for row in looks):
         curve = [
@@ -182,10 +182,9 @@ def training() -> plt.Figure:
             for row in looks
             if (row["task"], row["psnr_x1"]) == (task, start)
         ]
-        number = tasks.index(task)
-        is_first = start == next(row["psnr_x1"] for row in looks if row["task"] == task)
-        label = task if is_first else None
-        axes[2].plot(*zip(*curve, strict=True), marker=".", label=label, color=f"C{number}")
+        label = None if task in colours else task
+        colour = colours.setdefault(task, f"C{len(colours)}")
+        axes[2].plot(*zip(*curve, strict=True), marker=".", label=label, color=colour)
     axes[2].set_ylabel("held out: PSNR over the start (dB)")
     for axis in axes:
         axis.set_xlabel("update")

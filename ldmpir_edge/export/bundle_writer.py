@@ -249,7 +249,7 @@ def golden_pairs(
     Raises
     ------
     GateError
-        `must_pass`, and a variant reproduces none within what `verify` allows.
+        `must_pass`, and no slice is reproduced by every variant at the PSNR that `verify` asks for.
     """
     n_steps, files = target.default_n_steps, {}
     for family in FAMILIES:

@@ -6,7 +6,6 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Self
 
 PIECE_BYTES = 256 * 1024
 """So much new data is worth a flush; less is brought to the disk with the last one."""
@@ -35,9 +34,6 @@ class WriteBack(AbstractContextManager["WriteBack"]):
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="ldmpir-write-back")
         self._running: Future[None] | None = None
         self._n_new = 0
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self,

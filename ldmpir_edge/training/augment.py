@@ -80,12 +80,12 @@ def random_contrast(image: NDArray[np.float32], rng: np.random.Generator) -> NDA
 
 
 def random_discs(
-    image: NDArray[np.float32], unit: float, rng: np.random.Generator
+    image: NDArray[np.float32], unit: NDArray[np.float32] | float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """Put up to `MAX_DISCS` small discs with soft edges on the bright half of an `(H, W)` image.
 
-    Brighter or darker by 5 to 40 % of `unit`, or of the pixels themselves where `unit` is 0, with
-    a radius of 1 to 6 pixels. Healthy anatomy holds few isolated spots, and a prior that never
+    Brighter or darker by 5 to 40 % of `unit`, a number or one for each pixel, with a
+    radius of 1 to 6 pixels. Healthy anatomy holds few isolated spots, and a prior that never
     saw any removes those that matter.
     """
     height, width = image.shape
@@ -101,4 +101,4 @@ def random_discs(
         distance = np.hypot(rows[:, None] - row, columns - column)
         change = rng.choice([-1.0, 1.0]) * rng.uniform(0.05, 0.4)
         factor[np.ix_(rows, columns)] += change * np.clip(radius + 0.5 - distance, 0, 1)
-    return image + factor * (unit if unit else image)
+    return image + factor * unit

@@ -163,7 +163,7 @@ class SimulatedScans(Dataset[TrainingItem]):
             if stack.modality == "mr":
                 image = random_contrast(image, rng)
             if rng.random() < P_DISCS:
-                unit = DISC_HU if stack.modality == "ct" else 0.0
+                unit = DISC_HU if stack.modality == "ct" else image
                 image = np.maximum(random_discs(image, unit, rng), floor)
             # A view may miss the object altogether: draw again.
             if np.ptp(image) > 0 and np.mean(image > np.min(image) + 0.1 * np.ptp(image)) > 0.05:

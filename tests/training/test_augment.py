@@ -116,7 +116,7 @@ def test_native_views_are_turned_and_shifted():
 def test_discs_are_few_small_and_of_little_contrast(unit):
     image = 100 * disc(96) + 1
     for seed in SEEDS:
-        change = random_discs(image, unit, np.random.default_rng(seed)) - image
+        change = random_discs(image, unit or image, np.random.default_rng(seed)) - image
         changed = change != 0
         assert 0 < changed.sum() <= MAX_DISCS * np.pi * 6.5**2
         # Overlapping discs add up.
@@ -125,4 +125,5 @@ def test_discs_are_few_small_and_of_little_contrast(unit):
 
 
 def test_discs_fit_where_there_is_hardly_an_image():
-    assert random_discs(np.ones((3, 2), np.float32), 0.0, np.random.default_rng(0)).shape == (3, 2)
+    image = np.ones((3, 2), np.float32)
+    assert random_discs(image, image, np.random.default_rng(0)).shape == (3, 2)

@@ -17,6 +17,8 @@ from ldmpir_edge.bundle.schema import Precision
 REFERENCE_QUALITY_DB = 30.0
 """PSNR of a golden slice against its true image: those of pydicom's test images have 16 to 36 dB,
 at their small size. A difference counts for more where the reference is better."""
+TINY = 1e-10
+"""Differences below this are none."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,28 @@ class Limits:
         share = 10 ** (self.worst_db / 10) - 1
         return REFERENCE_QUALITY_DB - 10 * float(np.log10(share))
 
+    def to_spare_db(self, image: NDArray[Any], reference: NDArray[Any]) -> dict[str, float]:
+        """Return by how many dB an image is nearer to its golden reference than it must be.
+
+        Parameters
+        ----------
+        image, reference
+            Engine planes `(2, H, W)`.
+
+        Returns
+        -------
+            Decibels by what would be wrong if they were negative.
+        """
+        if not np.isfinite(image).all():
+            return {"it is not finite everywhere": -np.inf}
+        below = f"PSNR below {self.difference_db:.1f} dB"
+        spare = {below: psnr_db(image, reference) - self.difference_db}
+        if self.max_abs_diff is not None:
+            largest = max(float(np.abs(image - reference).max()), TINY)
+            more = f"a value differs by more than {self.max_abs_diff:.1e}"
+            spare[more] = 20 * float(np.log10(self.max_abs_diff / largest))
+        return spare
+
 
 LIMITS: dict[Precision, Limits] = {
     # One grey level of a 12-bit image is the smallest difference that DICOM can show.
@@ -58,4 +82,4 @@ def psnr_db(image: NDArray[Any], target: NDArray[Any]) -> float:
     """Return the PSNR of `(2, H, W)` planes in dB; the range is the target's largest modulus."""
     squared = float(np.mean(np.sum((image - target).astype(np.float64) ** 2, axis=0)))
     peak = float(np.sqrt(np.max(np.sum(target.astype(np.float64) ** 2, axis=0))))
-    return 10 * float(np.log10(peak**2 / max(squared, 1e-20)))
+    return 10 * float(np.log10(peak**2 / max(squared, TINY**2)))

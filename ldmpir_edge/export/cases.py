@@ -23,11 +23,10 @@ from ldmpir_edge.training.acquisitions import (
     acquire_ct,
     acquire_mri,
 )
-from ldmpir_edge.training.augment import random_view
+from ldmpir_edge.training.augment import above_air, random_view
 from ldmpir_edge.training.images import ImageStack, load_folder
 
 SLICES_PER_CASE = 2
-AIR_HU = -1000.0
 NOISE_LEVEL = 0.005
 """Of the Cartesian acquisitions, where the bright end of the image is 1."""
 
@@ -195,9 +194,8 @@ def _draw(
     # The middle half of a volume shows anatomy, its ends often air.
     n = len(stack.slices)
     raw = stack.slices[int(rng.integers(n // 4, max(n // 4 + 1, 3 * n // 4)))].astype(np.float32)
+    view = above_air(random_view, raw, modality, size, rng)
     if modality == "ct":
-        air = np.float32(AIR_HU)
-        return np.maximum(random_view(np.maximum(raw, air), size, AIR_HU, rng), air)
-    view = np.maximum(random_view(raw, size, 0.0, rng), 0)
+        return view
     bright = float(np.percentile(view, 99.5))
     return (view / (bright if bright > 0 else 1.0)).astype(np.float32)

@@ -95,8 +95,8 @@ def golden_margins_db(variant: LoadedVariant, pairs: Sequence[GoldenPair]) -> li
             except BackendError:
                 margins.append(-np.inf)
                 continue
-            apart = psnr_db(image, pair.outputs["image"][0])
-            margins.append(apart - LIMITS[variant.precision].difference_db)
+            spare = LIMITS[variant.precision].to_spare_db(image, pair.outputs["image"][0])
+            margins.append(min(spare.values()))
     return margins
 
 

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ldmpir_edge.models.ldmpir import LdmPir
+from ldmpir_edge.models.unet import KERNEL_AXES
 
 FEW = ("log_error.", "contrast", "modulation.", "unet.up.0.", "unet.decoder.0.", "unet.head.")
 """λ's error and exponents, the modulation of every block, and the last stage."""
-KERNEL_AXES = 4
 
 
 class LowRank(nn.Module):

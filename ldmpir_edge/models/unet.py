@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+KERNEL_AXES = 4
+"""Of a convolution's kernel; every other parameter is a vector or a small matrix."""
+
 
 class ResidualBlock(nn.Module):
     """Two convolutions on a modulated input, added to the stream.

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ldmpir_edge.physics.problem import Modality
+
 MAX_DISCS = 6
+AIR: dict[Modality, float] = {"mr": 0.0, "ct": -1000.0}
+"""Least value of an image: no signal, and HU of air."""
+
+
+View = Callable[[NDArray[np.float32], int, float, np.random.Generator], NDArray[np.float32]]
+"""Makes a square image of so many pixels from an `(H, W)` one, the float being outside."""
+
+
+def above_air(
+    view: View,
+    image: NDArray[np.float32],
+    modality: Modality,
+    size: int,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Take a view with air outside, and nothing below air: splines swing round edges."""
+    air = np.float32(AIR[modality])
+    return np.maximum(view(np.maximum(image, air), size, float(air), rng), air)
 
 
 def random_view(

@@ -18,11 +18,17 @@ from ldmpir_edge.models.sampler import sample
 from ldmpir_edge.physics.normal import batch_of_one
 from ldmpir_edge.physics.problem import Family, Modality, Task
 from ldmpir_edge.training.acquisitions import FINER, SIMULATORS, Example
-from ldmpir_edge.training.augment import native_view, random_contrast, random_discs, random_view
+from ldmpir_edge.training.augment import (
+    AIR,
+    above_air,
+    native_view,
+    random_contrast,
+    random_discs,
+    random_view,
+)
 from ldmpir_edge.training.images import ImageStack
 from ldmpir_edge.training.recipe import Recipe, TrainingTask
 
-AIR_HU = -1000.0
 P_NATIVE = 0.5
 """Share of the images that are not resampled."""
 P_DISCS = 0.3
@@ -157,14 +163,13 @@ class SimulatedScans(Dataset[TrainingItem]):
         for _ in range(N_VIEWS):
             stack = self.stacks[rng.choice(len(self.stacks), p=weights / weights.sum())]
             raw = stack.slices[rng.integers(len(stack.slices))].astype(np.float32)
-            floor = AIR_HU if stack.modality == "ct" else 0.0
             view = native_view if rng.random() < P_NATIVE else random_view
-            image = np.maximum(view(np.maximum(raw, floor), size, floor, rng), floor)
+            image = above_air(view, raw, stack.modality, size, rng)
             if stack.modality == "mr":
                 image = random_contrast(image, rng)
             if rng.random() < P_DISCS:
                 unit = DISC_HU if stack.modality == "ct" else image
-                image = np.maximum(random_discs(image, unit, rng), floor)
+                image = np.maximum(random_discs(image, unit, rng), AIR[stack.modality])
             # A view may miss the object altogether: draw again.
             if np.ptp(image) > 0 and np.mean(image > np.min(image) + 0.1 * np.ptp(image)) > 0.05:
                 break

@@ -19,6 +19,7 @@ from ldmpir_edge.models.config import ModelConfig
 from ldmpir_edge.models.ksm import normal_operator
 from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.models.sampler import bridge_state
+from ldmpir_edge.models.unet import KERNEL_AXES
 from ldmpir_edge.models.weights import load_weights, save_weights
 from ldmpir_edge.training.checkpoint import (
     damaged_checkpoint,
@@ -36,8 +37,6 @@ from ldmpir_edge.training.validation import Validation
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
 VALIDATION = "validation.csv"
-KERNEL_AXES = 4
-"""Of a convolution's kernel; every other parameter is a vector or a small matrix."""
 WEIGHTS = "weights.safetensors"
 EMA_WARMUP = 10
 """Early in a run the average follows the weights: its decay is (1 + n) / (EMA_WARMUP + n)."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ldmpir_edge.bundle import GoldenPair
+from ldmpir_edge.bundle.limits import LIMITS
 from ldmpir_edge.errors import BackendError, GateError
 from ldmpir_edge.export import bundle_writer, gate
 from ldmpir_edge.export.bundle_writer import golden_pairs
@@ -77,3 +78,14 @@ def test_a_margin_is_what_verify_asks_for(monkeypatch):
     assert near == pytest.approx(60 - 39.1, abs=0.1)
     assert exact > 100
     assert none == -np.inf
+
+
+def test_fp32_is_held_to_its_largest_difference_too():
+    reference = np.ones((2, 8, 8), np.float32)
+    image = reference.copy()
+    image[0, 3, 4] += 1 / 2048
+    spare = LIMITS["fp32"].to_spare_db(image, reference)
+    # Twice as much as may be, in one value: 6 dB too much.
+    assert min(spare.values()) == pytest.approx(-6.02, abs=0.01)
+    image[0, 3, 4] = np.nan
+    assert min(LIMITS["fp32"].to_spare_db(image, reference).values()) == -np.inf

@@ -12,17 +12,6 @@ TINY = 1e-20
 """Added to denominators: a solved system then takes steps of zero instead of 0/0."""
 
 
-def conjugate_gradient(
-    normal: Callable[[Array], Array],
-    b: Array,
-    x0: Array | None,
-    n_iterations: int,
-    jacobi: Array | float = 1.0,
-) -> Array:
-    """Return the last iterate of `iterate`, without its residual."""
-    return iterate(normal, b, x0, n_iterations, jacobi)[0]
-
-
 def iterate(
     normal: Callable[[Array], Array],
     b: Array,

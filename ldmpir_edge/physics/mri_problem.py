@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldmpir_edge.physics.cartesian import CartesianOp
-from ldmpir_edge.physics.conjugate_gradient import conjugate_gradient
+from ldmpir_edge.physics.conjugate_gradient import iterate
 from ldmpir_edge.physics.fourier import dft_matrix
 from ldmpir_edge.physics.linear_op import Array
 from ldmpir_edge.physics.padding import pad_image, to_planes
@@ -125,32 +125,34 @@ def reweighted_sense(
 
     # In units of the image, so that a scan of any scale gives the same.
     unit = float(np.abs(adjoint).max()) or 1.0
-    right_side = as_real(adjoint / np.float32(unit))
     density = np.float32(np.mean(op.mask))
-    solved: NDArray[np.float32] | None = None
+    # Each pass solves for the change of x, from zero: what is left of the data is carried along,
+    # which spares an application of AᴴA a pass.
+    left = as_real(adjoint / np.float32(unit))
+    seen, x = left, np.zeros_like(left)
     for number, n_iterations in enumerate(PASSES):
-        seen = right_side if solved is None else solved
         penalty = _penalty(seen[0], noise_level / unit, BLUR if number else FIRST_BLUR)
 
         def normal(v: NDArray[np.float32], penalty: NDArray[np.float32] = penalty) -> Array:
             return as_real(op.gram(v.view(np.complex64)[0, ..., 0])) + penalty * v
 
-        target = right_side if solved is None else right_side + CARRIED * penalty * solved
+        goal = left - (1 - CARRIED) * penalty * x
         # The diagonal of AᴴA is the share of samples where the maps have unit norm.
         jacobi = 1 / (density + penalty)
-        solved = conjugate_gradient(normal, target, solved, n_iterations, jacobi)
-    assert solved is not None  # noqa: S101 - there is at least one pass
-    return solved.view(np.complex64)[0, ..., 0] * np.float32(unit)
+        change, unsolved = iterate(normal, goal, None, n_iterations, jacobi)
+        left = left - (goal - unsolved - penalty * change)
+        seen = x = x + change
+    return x.view(np.complex64)[0, ..., 0] * np.float32(unit)
 
 
 def _penalty(parts: NDArray[np.float32], noise_level: float, blur: float) -> NDArray[np.float32]:
-    """Return λ / m² for an image `(H, W, 2)`, as `(H, W, 1)`."""
+    """Return λ / m² for an image `(H, W, 2)`, in its shape: numpy is slow at axes of two."""
     magnitude = smooth(np.hypot(parts[..., 0], parts[..., 1]), blur)
     bright = float(np.percentile(magnitude, BRIGHT_PERCENTILE)) or 1.0
     expected = np.maximum(magnitude / np.float32(bright), np.float32(FAINTEST))
     weight = RELATIVE_ERROR + NOISE_WEIGHT * (noise_level / bright) ** 2
-    penalty: NDArray[np.float32] = (np.float32(weight) / expected**2)[..., None]
-    return penalty
+    penalty: NDArray[np.float32] = np.float32(weight) / expected**2
+    return np.repeat(penalty[..., None], 2, axis=-1)
 
 
 def _tables(

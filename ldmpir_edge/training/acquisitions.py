@@ -79,7 +79,9 @@ def simulate_mri_2d(
 
 
 def _noise_level(rng: np.random.Generator) -> float:
-    return float(np.exp(rng.uniform(np.log(1e-3), np.log(5e-2))))
+    # Most scans have little noise: half of these have less than 2.7e-3, a quarter over 9e-3.
+    low, high = np.log(1e-3), np.log(5e-2)
+    return float(np.exp(low + (high - low) * rng.random() ** 2))
 
 
 def acquire_mri(

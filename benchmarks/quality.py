@@ -6,6 +6,7 @@ Data: ../shared/data/*/test where it is, else the generated head phantom. Measur
 simulated on a grid twice as fine as the one reconstructed, and go through the product's own
 preparation (coil maps, noise level), so nothing is told to the model that a scan would not tell.
 PSNR and SSIM: magnitude with the reference's maximum as range for MRI; [-1000, 1000] HU for CT.
+Means over slices with 95 % bootstrap intervals (of few slices, they say little), 5th percentiles.
 
 "Classical" is CG-SENSE with a magnitude prior, FBP, the noisy image, its Gaussian filling, or the
 cubic interpolation: what the appliance falls back to. With --peers, the published methods that
@@ -18,7 +19,7 @@ import argparse
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,13 @@ from ldmpir_edge.bundle import open_bundle
 from ldmpir_edge.physics.engine_input import engine_arrays
 from ldmpir_edge.physics.fourier import centred_fft, centred_ifft
 from ldmpir_edge.physics.geometry import RadonGeometry
-from ldmpir_edge.physics.masks import column_mask
+from ldmpir_edge.physics.masks import column_mask, partial_fourier
 from ldmpir_edge.physics.noise import add_gaussian, add_poisson_gaussian
 from ldmpir_edge.physics.problem import Modality, Task
 from ldmpir_edge.physics.radon import RadonOp
 from ldmpir_edge.physics.superresolution import BlurDecimateOp
 from ldmpir_edge.reconstruct.slices import prepare_slice
-from ldmpir_edge.report.metrics import score
+from ldmpir_edge.report.metrics import ImageScores, score
 from ldmpir_edge.runtimes import load_engine
 from ldmpir_edge.scans.coils import random_phase, simulate_coil_maps
 from ldmpir_edge.scans.model import ImageScan, KspaceScan, Scan, ScanInfo, SinogramScan
@@ -44,6 +45,7 @@ from ldmpir_edge.scans.model import ImageScan, KspaceScan, Scan, ScanInfo, Sinog
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MU_WATER = 0.0192
 SIZE = 256
+N_BOOTSTRAP = 2000
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -73,7 +75,9 @@ class MemoryImage(ImageScan):
 Case = tuple[Scan, Task, np.ndarray]
 
 
-def mri(n_coils: int, acceleration: float, kind: str) -> Callable[..., Case]:
+def mri(
+    n_coils: int, acceleration: float, kind: str, fourier_share: float = 1.0
+) -> Callable[..., Case]:
     def make(image: np.ndarray, modality: Modality, rng: np.random.Generator) -> Case:
         scaled = image / np.percentile(image, 99.5)
         fine = np.maximum(ndimage.zoom(scaled, 2, order=3, mode="nearest", grid_mode=True), 0)
@@ -85,6 +89,7 @@ def mri(n_coils: int, acceleration: float, kind: str) -> Callable[..., Case]:
         reference = np.sqrt(np.sum(np.abs(centred_ifft(full, (-2, -1))) ** 2, axis=0))
         width = full.shape[-1]
         mask = column_mask(width, acceleration, round(0.32 * width / acceleration), kind, rng)
+        mask = partial_fourier(mask, fourier_share)
         kspace = (mask * add_gaussian(full, 0.01, rng)).astype(np.complex64)
         scan = MemoryKspace(
             path=Path("memory.h5"),
@@ -102,14 +107,16 @@ def mri(n_coils: int, acceleration: float, kind: str) -> Callable[..., Case]:
     return make
 
 
-def ct(n_views: int, photons: float, kind: str = "parallel") -> Callable[..., Case]:
+def ct(
+    n_views: int, photons: float, kind: str = "parallel", share_of_turn: float = 1.0
+) -> Callable[..., Case]:
     def make(image: np.ndarray, modality: Modality, rng: np.random.Generator) -> Case:
         # The slice as it is plays the finer grid; its 2 x 2 means are the reference.
         n, h = image.shape[0], 0.8
         fan = kind != "parallel"
         geometry = RadonGeometry(
             kind=kind,
-            angles_rad=np.arange(n_views) * (2 if fan else 1) * np.pi / n_views,
+            angles_rad=np.arange(n_views) * share_of_turn * (2 if fan else 1) * np.pi / n_views,
             n_detectors=int(0.71 * n * (1.3 if fan else 1)) + 8,
             detector_spacing_mm=2 * h * (2 if fan else 1),
             **({"source_origin_mm": 600.0, "origin_detector_mm": 600.0} if fan else {}),
@@ -137,30 +144,47 @@ def ct(n_views: int, photons: float, kind: str = "parallel") -> Callable[..., Ca
     return make
 
 
-def image_task(task: Task) -> Callable[..., Case]:
+def image_task(task: Task, noise: float = 0.05, *, rician: bool = False) -> Callable[..., Case]:
     def make(image: np.ndarray, modality: Modality, rng: np.random.Generator) -> Case:
         unit = 2000.0 if modality == "ct" else float(np.percentile(image, 99.5))
         reference = image.astype(np.float32)
         if modality == "ct":
             n = image.shape[0] // 2
             reference = reference.reshape(n, 2, n, 2).mean((1, 3))
-        if task == "denoise":
-            pixels = add_gaussian(reference, 0.05 * unit, rng)
+        if task == "denoise" and rician:
+            pixels = np.abs(add_gaussian(reference.astype(np.complex64), noise * unit, rng))
+        elif task == "denoise":
+            pixels = add_gaussian(reference, noise * unit, rng)
         elif task == "inpaint":
             pixels = np.where(rng.random(reference.shape) < 0.3, np.nan, reference)
         else:
             pixels = BlurDecimateOp(reference.shape, 2).forward(reference.astype(np.float64))
-        scan = MemoryImage(
-            path=Path("memory.npy"),
-            files=(),
-            n_slices=1,
-            info=ScanInfo(modality),
-            shape=pixels.shape,
-            pixels=pixels.astype(np.float32),
-        )
-        return scan, task, reference
+        return image_scan(pixels, modality), task, reference
 
     return make
+
+
+def low_dose_image(n_views: int, photons: float) -> Callable[..., Case]:
+    """Denoise what filtered back-projection makes of a scan: its noise is not white."""
+
+    def make(image: np.ndarray, modality: Modality, rng: np.random.Generator) -> Case:
+        scan, task, reference = ct(n_views, photons)(image, modality, rng)
+        prepared = prepare_slice(scan, 0, task)
+        pixels = prepared.to_scan(prepared.unreconstructed)
+        return image_scan(pixels, modality), "denoise", reference
+
+    return make
+
+
+def image_scan(pixels: np.ndarray, modality: Modality) -> Scan:
+    return MemoryImage(
+        path=Path("memory.npy"),
+        files=(),
+        n_slices=1,
+        info=ScanInfo(modality),
+        shape=pixels.shape,
+        pixels=pixels.astype(np.float32),
+    )
 
 
 CASES: dict[str, tuple[Modality, Callable[..., Case]]] = {
@@ -174,6 +198,23 @@ CASES: dict[str, tuple[Modality, Callable[..., Case]]] = {
     "denoise CT, 100 HU": ("ct", image_task("denoise")),
     "inpaint MR, 30 % missing": ("mr", image_task("inpaint")),
     "super-resolve MR, x2": ("mr", image_task("super-resolve")),
+}
+"""One or two of each kind, which other scripts go through, too."""
+FURTHER_CASES: dict[str, tuple[Modality, Callable[..., Case]]] = {
+    "MRI 8 coils, R=4 random": ("mr", mri(8, 4, "random")),
+    "MRI 8 coils, R=8 equispaced": ("mr", mri(8, 8, "equispaced")),
+    "MRI 8 coils, partial Fourier 5/8": ("mr", mri(8, 1, "equispaced", 5 / 8)),
+    "CT 120 views, parallel": ("ct", ct(120, 1e6)),
+    "CT 120 views, fan": ("ct", ct(120, 1e6, "fan-equidistant")),
+    "CT 240 views over 120 degrees": ("ct", ct(240, 1e6, share_of_turn=2 / 3)),
+    "denoise MR, 2.5 %": ("mr", image_task("denoise", 0.025)),
+    "denoise MR, 10 %": ("mr", image_task("denoise", 0.1)),
+    "denoise MR, Rician 2.5 %": ("mr", image_task("denoise", 0.025, rician=True)),
+    "denoise MR, Rician 5 %": ("mr", image_task("denoise", 0.05, rician=True)),
+    "denoise MR, Rician 10 %": ("mr", image_task("denoise", 0.1, rician=True)),
+    "denoise CT, FBP of 720 views, 2.5 x 10^4 photons": ("ct", low_dose_image(720, 2.5e4)),
+    "inpaint CT, 30 % missing": ("ct", image_task("inpaint")),
+    "super-resolve CT, x2": ("ct", image_task("super-resolve")),
 }
 
 
@@ -212,6 +253,21 @@ def peer_images(case: str, scan: Scan, task: Task) -> Iterator[tuple[str, np.nda
                 print(f"  {name}: {err}")
 
 
+def summary(scores: Sequence[ImageScores]) -> dict[str, Any]:
+    """Return means over slices with 95 % bootstrap intervals, 5th percentiles, and every slice."""
+    both = np.array([(one.psnr, one.ssim) for one in scores])
+    draws = np.random.default_rng(0).integers(len(both), size=(N_BOOTSTRAP, len(both)))
+    low, high = np.percentile(both[draws].mean(axis=1), (2.5, 97.5), axis=0)
+    table: dict[str, Any] = {}
+    for column, (name, digits) in enumerate((("psnr_db", 2), ("ssim", 4))):
+        values = both[:, column]
+        table[name] = round(float(values.mean()), digits)
+        table[f"{name}_interval"] = [round(float(end[column]), digits) for end in (low, high)]
+        table[f"{name}_p5"] = round(float(np.percentile(values, 5)), digits)
+        table[f"{name}_slices"] = [round(float(value), digits) for value in values]
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", default="ldmpir-2m")
@@ -225,8 +281,8 @@ def main() -> None:
     bundle = open_bundle(args.bundle)
     table: dict[str, dict[str, Any]] = {}
     engines: dict[tuple[str, int], Any] = {}
-    for number, (name, (modality, make)) in enumerate(CASES.items()):
-        rows: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for number, (name, (modality, make)) in enumerate((CASES | FURTHER_CASES).items()):
+        rows: dict[str, list[ImageScores]] = defaultdict(list)
         for k, image in enumerate(images(modality, args.slices)):
             rng = np.random.default_rng([args.seed, number, k])
             scan, task, reference = make(image, modality, rng)
@@ -241,20 +297,11 @@ def main() -> None:
                 planes = engines[key].run(engine_arrays(problem, n_steps))["image"][0]
                 shown[f"ours, {n_steps} steps"] = planes
             for method, planes in shown.items():
-                marks = score(prepared.to_scan(planes), reference, modality)
-                rows[method].append((marks.psnr, marks.ssim))
+                rows[method].append(score(prepared.to_scan(planes), reference, modality))
             if args.peers:
                 for method, peer_image in peer_images(name, scan, task):
-                    marks = score(peer_image, reference, modality)
-                    rows[method].append((marks.psnr, marks.ssim))
-        table[name] = {
-            method: {
-                "psnr_db": round(float(np.mean([p for p, _ in marks])), 2),
-                "psnr_db_worst": round(float(np.min([p for p, _ in marks])), 2),
-                "ssim": round(float(np.mean([s for _, s in marks])), 4),
-            }
-            for method, marks in rows.items()
-        }
+                    rows[method].append(score(peer_image, reference, modality))
+        table[name] = {method: summary(scores) for method, scores in rows.items()}
         cells = "   ".join(
             f"{method} {m['psnr_db']:.2f} dB {m['ssim']:.3f}" for method, m in table[name].items()
         )

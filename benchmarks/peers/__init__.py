@@ -38,6 +38,22 @@ NOTHING_TO_TUNE = frozenset({"biharmonic", "bicubic", "Lanczos"})
 
 TUNED = Path(__file__).with_name("tuned.json")
 
+TUNED_AS = {
+    "MRI 8 coils, R=4 random": "MRI 8 coils, R=4 equispaced",
+    "MRI 8 coils, R=8 equispaced": "MRI 8 coils, R=8 random",
+    "MRI 8 coils, partial Fourier 5/8": "MRI 8 coils, R=4 equispaced",
+    "CT 120 views, parallel": "CT 60 views, parallel",
+    "CT 120 views, fan": "CT 60 views, fan",
+    "CT 240 views over 120 degrees": "CT 60 views, parallel",
+    "denoise MR, 2.5 %": "denoise MR, 5 %",
+    "denoise MR, 10 %": "denoise MR, 5 %",
+    "denoise MR, Rician 2.5 %": "denoise MR, 5 %",
+    "denoise MR, Rician 5 %": "denoise MR, 5 %",
+    "denoise MR, Rician 10 %": "denoise MR, 5 %",
+    "denoise CT, FBP of 720 views, 2.5 x 10^4 photons": "denoise CT, 100 HU",
+}
+"""Cases that take the parameters of one like them. Denoisers' are shares of the noise level."""
+
 Peer = Callable[..., np.ndarray]
 
 PEERS: dict[Task, dict[str, Peer]] = {
@@ -86,5 +102,5 @@ def tuned(case: str, name: str) -> dict[str, Any]:
     Empty for a peer that has nothing to tune.
     """
     cases = json.loads(TUNED.read_text())["cases"]
-    chosen: dict[str, Any] = cases.get(case, {}).get(name, {}).get("chosen", {})
+    chosen: dict[str, Any] = cases.get(TUNED_AS.get(case, case), {}).get(name, {}).get("chosen", {})
     return chosen

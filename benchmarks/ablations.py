@@ -5,9 +5,10 @@
 
 Both go on from the shipped weights: `parts` with one part left out or the network used as in
 another method, `tasks` with one task alone. Each run, that of the whole model too, gets as much
-processor time and draws from the same simulated scans of the training images; what counts is the
-PSNR on the same simulated scans of the test images, in the training's own acquisitions. `--random`
-starts from random weights instead; minutes do not suffice then for four steps to overtake one.
+processor time and as many simulated scans of the training images, all of its tasks; what counts is
+the PSNR on the same simulated scans of the test images, in the training's own acquisitions.
+`--random` starts from random weights instead; minutes do not suffice then for four steps to
+overtake one.
 `--only` runs some and keeps the others' results in the file. Pin it to a core (`taskset`): one
 thread is what it uses.
 """
@@ -15,6 +16,7 @@ thread is what it uses.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import tempfile
@@ -60,6 +62,7 @@ class Variant:
     n_steps: int = N_STEPS
     from_adjoint: bool = False
     conditioned: bool = True
+    """Whether noise level, task and modality are told, to the network and to λ."""
     residual: bool = True
     consistent: bool = True
     walk: bool = True
@@ -71,13 +74,14 @@ class Variant:
 
 PARTS: dict[str, Variant] = {
     "whole": Variant(),
+    "times down to 0.03": Variant(t_last=0.03),
     "times down to 0.001": Variant(t_last=0.001),
     "1 step": Variant(n_steps=1),
     "without the residual (Krylov features)": Variant(residual=False),
     "without noise level, task and modality": Variant(conditioned=False),
     "from the adjoint, not the classical image": Variant(from_adjoint=True),
-    "MoDL": Variant(from_adjoint=True, conditioned=False, residual=False, walk=False),
-    "one-shot U-Net": Variant(n_steps=1, residual=False, consistent=False),
+    "as MoDL": Variant(from_adjoint=True, conditioned=False, residual=False, walk=False),
+    "as a one-shot U-Net": Variant(n_steps=1, residual=False, consistent=False),
     "8 steps": Variant(n_steps=8),
 }
 TASKS: dict[str, Variant] = {
@@ -166,10 +170,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=6, help="processor time of each run")
     parser.add_argument("--random", action="store_true", help="start from random weights")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="what to start from")
-    parser.add_argument("--only", nargs="+")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="variants")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     variants = PARTS if args.what == "parts" else TASKS
+    if unknown := set(args.only or ()) - set(variants):
+        parser.error(f"no variant {', '.join(sorted(unknown))}; known: {', '.join(variants)}")
     torch.set_num_threads(1)
 
     stage = {"n_updates": 1, "learning_rate": 1e-3, "warmup": 0, "size": (SIZE,), "n_steps": (4,)}
@@ -182,9 +188,11 @@ def main() -> None:
     ]
     mix = dict(recipe.tasks)
     scans = {task: simulate(test, recipe, {task: 1.0}, TEST_SEED, N_TEST) for task in mix}
-    report = {"minutes": args.minutes, "size": SIZE, "results": {}}
-    if args.output.exists():
-        report = json.loads(args.output.read_text())
+    start = "random" if args.random else hashlib.sha256(args.weights.read_bytes()).hexdigest()
+    head = {"minutes": args.minutes, "size": SIZE, "start": start}
+    report = json.loads(args.output.read_text()) if args.output.exists() else head | {"results": {}}
+    if {key: report.get(key) for key in head} != head:
+        parser.error(f"{args.output} holds runs of other minutes or weights: choose a new file")
     report["classical"] = {
         task: [psnr(item["x1"], item["target"]) for item in items] for task, items in scans.items()
     }

@@ -4,7 +4,7 @@
 
 Each shift adapts on five slices and is measured on twelve others with the reference that only this
 script knows: PSNR and SSIM of the base, of the self-supervised default and of supervised
-fine-tuning on the same five (the ceiling). Forgetting: the cases of quality.py before and after.
+fine-tuning on the same five (the ceiling). Forgetting: quality.CASES before and after.
 What the results file holds already is not run again: an interrupted run goes on.
 
 Brain shifts adapt on one patient (btp10) and measure on another (btp11). Chest and head have one
@@ -195,7 +195,7 @@ def site(cases: list[Case], loss: str) -> SiteScans:
 
 
 def forgetting(base: LdmPir, tuned: LdmPir | None, before: dict[str, float]) -> dict[str, float]:
-    """Return the PSNR of each case of quality.py; with `tuned` its change."""
+    """Return the PSNR of each of quality.CASES; with `tuned` its change."""
     change = {}
     for number, (name, (modality, make)) in enumerate(CASES.items()):
         cases = [

@@ -3,7 +3,7 @@
     python benchmarks/robustness.py [--bundle ldmpir-2m] [--backend openvino] [-o results.json]
 
 Held-out slices, simulated and prepared as by `quality.py`; of each sweep one quantity changes, and
-coils, phase and noise are drawn alike. Then every case of `quality.py` on anatomy that no training
+coils, phase and noise are drawn alike. Then `quality.CASES` on anatomy that no training
 image shows: a chest in MRI, a head in CT. Without ../shared/data the slices are of the generated
 phantom, and the anatomy is skipped.
 

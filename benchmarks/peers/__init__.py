@@ -97,7 +97,7 @@ def measurement(scan: Scan, task: Task) -> dict[str, Any]:
 
 
 def tuned(case: str, name: str) -> dict[str, Any]:
-    """Return the parameters that `tune_peers.py` chose for a peer in a case of `quality.py`.
+    """Return the parameters that `tune_peers.py` chose for a peer in a case, or one like it.
 
     Empty for a peer that has nothing to tune.
     """

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ldmpir_edge.errors import UsageError
+from ldmpir_edge.models.config import ModelConfig
 from ldmpir_edge.models.ksm import data_consistency, krylov_features, normal_operator
 from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.models.weights import load_weights
@@ -144,7 +145,7 @@ def dds(
     lam: float,
     t_last: float,
     eta: float = 0.0,
-    sigma: float = 0.05,
+    sigma: float = ModelConfig().sigma_bridge,
     n_steps: int = N_STEPS,
     seed: int = 0,
 ) -> np.ndarray:

@@ -95,7 +95,9 @@ def golden_margins_db(variant: LoadedVariant, pairs: Sequence[GoldenPair]) -> li
             except BackendError:
                 margins.append(-np.inf)
                 continue
-            spare = LIMITS[variant.precision].to_spare_db(image, pair.outputs["image"][0])
+            golden = pair.outputs["image"][0]
+            largest = float(np.abs(image - golden).max())
+            spare = LIMITS[variant.precision].to_spare_db(psnr_db(image, golden), largest)
             margins.append(min(spare.values()))
     return margins
 

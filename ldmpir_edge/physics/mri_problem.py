@@ -127,7 +127,7 @@ def reweighted_sense(
     unit = float(np.abs(adjoint).max()) or 1.0
     density = np.float32(np.mean(op.mask))
     # Each pass solves for the change of x, from zero: what is left of the data is carried along,
-    # which spares an application of AᴴA a pass.
+    # which spares each later pass an application of AᴴA.
     left = as_real(adjoint / np.float32(unit))
     seen, x = left, np.zeros_like(left)
     for number, n_iterations in enumerate(PASSES):

@@ -61,13 +61,11 @@ class GoldenResult:
         """How far the difference is below its limits, in dB; −∞ without an image."""
         if self.difference is None:
             return -np.inf
-        if not self.difference.max_abs:
-            return np.inf
-        limits = LIMITS[self.precision]
-        margin = self.difference.psnr_db - limits.difference_db
-        if limits.max_abs_diff is not None:
-            margin = min(margin, 20 * np.log10(limits.max_abs_diff / self.difference.max_abs))
-        return float(margin)
+        return min(_to_spare_db(self.precision, self.difference).values())
+
+
+def _to_spare_db(precision: Precision, difference: Difference) -> dict[str, float]:
+    return LIMITS[precision].to_spare_db(difference.psnr_db, difference.max_abs)
 
 
 def replay_golden(bundle: Bundle, combinations: Sequence[Combination]) -> Iterator[GoldenResult]:
@@ -118,7 +116,7 @@ def _replay(
             image = engine.run(golden.inputs)[output][0]
         except BackendError as err:
             return None, False, str(err)
-    reference = golden.outputs[output][0]
-    spare = LIMITS[variant.precision].to_spare_db(image, reference)
+    difference = measure_difference(image, golden.outputs[output][0])
+    spare = _to_spare_db(variant.precision, difference)
     reasons = [wrong for wrong, margin in spare.items() if margin < 0]
-    return measure_difference(image, reference), not reasons, "; ".join(reasons)
+    return difference, not reasons, "; ".join(reasons)

@@ -14,7 +14,6 @@ MAX_DISCS = 6
 AIR: dict[Modality, float] = {"mr": 0.0, "ct": -1000.0}
 """Least value of an image: no signal, and HU of air."""
 
-
 View = Callable[[NDArray[np.float32], int, float, np.random.Generator], NDArray[np.float32]]
 """Makes a square image of so many pixels from an `(H, W)` one, the float being outside."""
 
@@ -26,7 +25,10 @@ def above_air(
     size: int,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """Take a view with air outside, and nothing below air: splines swing round edges."""
+    """Take a `(size, size)` view of an `(H, W)` image, with air outside and nothing below it.
+
+    Splines swing round edges.
+    """
     air = np.float32(AIR[modality])
     return np.maximum(view(np.maximum(image, air), size, float(air), rng), air)
 

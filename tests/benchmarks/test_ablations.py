@@ -10,8 +10,10 @@ from ablations import PARTS, Variant
 from tiny_model import awake_model
 from tiny_problems import tiny_problem
 
+from ldmpir_edge.models.config import ModelConfig
 from ldmpir_edge.training import dataset
 from ldmpir_edge.training.acquisitions import Example
+from ldmpir_edge.training.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +57,31 @@ def changed(item, name):
         (Variant(conditioned=False), "noise_level"),
         (Variant(conditioned=False), "condition"),
         (Variant(from_adjoint=True), "x1"),
-        (PARTS["one-shot U-Net"], "b"),
-        (PARTS["MoDL"], "x1"),
-        (PARTS["MoDL"], "noise_level"),
+        (PARTS["as a one-shot U-Net"], "b"),
+        (PARTS["as MoDL"], "x1"),
+        (PARTS["as MoDL"], "noise_level"),
     ],
 )
 def test_what_is_left_out_makes_no_difference(model, item, variant, unseen):
     same = image(model, changed(item, unseen), variant)
     torch.testing.assert_close(same, image(model, item, variant), rtol=0, atol=0)
     assert not torch.equal(image(model, changed(item, unseen), Variant()), same)
+
+
+@pytest.mark.parametrize("initial", [True, False])
+def test_training_starts_from_what_it_is_given_and_moves(model, item, initial):
+    stage = {"n_updates": 1, "learning_rate": 1e-3, "warmup": 0, "size": (32,), "n_steps": (4,)}
+    given = model if initial else None
+    minutes = 1e-4  # one update
+    trained, n_updates = ablations.train(
+        Variant(n_steps=1), Recipe(stages=(stage,)), [item], minutes, given
+    )
+    assert n_updates >= 1
+    if initial:
+        apart = [
+            float((a - b).detach().abs().max())
+            for a, b in zip(trained.parameters(), model.parameters(), strict=True)
+        ]
+        assert 0 < max(apart) < 0.01
+    else:
+        assert trained.config == ModelConfig()

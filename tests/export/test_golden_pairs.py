@@ -81,11 +81,7 @@ def test_a_margin_is_what_verify_asks_for(monkeypatch):
 
 
 def test_fp32_is_held_to_its_largest_difference_too():
-    reference = np.ones((2, 8, 8), np.float32)
-    image = reference.copy()
-    image[0, 3, 4] += 1 / 2048
-    spare = LIMITS["fp32"].to_spare_db(image, reference)
-    # Twice as much as may be, in one value: 6 dB too much.
+    # Twice a grey level of 12 bits, in one value of an image that is else the same: 6 dB too much.
+    spare = LIMITS["fp32"].to_spare_db(120.0, 1 / 2048)
     assert min(spare.values()) == pytest.approx(-6.02, abs=0.01)
-    image[0, 3, 4] = np.nan
-    assert min(LIMITS["fp32"].to_spare_db(image, reference).values()) == -np.inf
+    assert min(LIMITS["int8"].to_spare_db(120.0, 1 / 2048).values()) > 50

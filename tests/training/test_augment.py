@@ -8,6 +8,7 @@ from tiny_problems import disc
 
 from ldmpir_edge.training.augment import (
     MAX_DISCS,
+    above_air,
     native_view,
     random_contrast,
     random_discs,
@@ -29,6 +30,19 @@ def test_a_view_is_a_finite_image_of_the_asked_size(shape, fill, rng):
         # A cubic spline through white noise overshoots, but by a fraction of the range.
         assert view.min() > fill - 400
         assert view.max() < fill + 900
+
+
+@pytest.mark.parametrize(("modality", "air"), [("mr", 0.0), ("ct", -1000.0)])
+def test_nothing_is_below_air(modality, air, rng):
+    # Steps down to air, round which splines swing below it.
+    image = np.where(rng.random((48, 48)) < 0.5, air, air + 500).astype(np.float32)
+    views = [random_view(image, 64, air, np.random.default_rng(seed)) for seed in SEEDS]
+    assert min(view.min() for view in views) < air - 10
+    for seed in SEEDS:
+        seen = above_air(random_view, image, modality, 64, np.random.default_rng(seed))
+        assert seen.dtype == np.float32
+        assert seen.min() >= air
+        np.testing.assert_array_equal(seen, np.maximum(views[seed], air))
 
 
 def test_a_constant_image_keeps_its_value():

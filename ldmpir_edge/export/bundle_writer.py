@@ -157,7 +157,12 @@ def export_bundle(
 
     with tempfile.TemporaryDirectory(prefix="ldmpir-export-") as temporary:
         folder = Path(temporary)
-        builder = VariantBuilder(folder, target, lambda what: on_progress(what, done, total))
+        builder = VariantBuilder(
+            folder,
+            target,
+            lambda what: on_progress(what, done, total),
+            shared=not fastest_only,
+        )
         problems = {family: small[family][0].problem for family in FAMILIES}
         refusals: dict[Precision, str] = {}
         tick("tracing")

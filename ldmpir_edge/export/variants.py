@@ -16,7 +16,7 @@ from ldmpir_edge.export.short_names import shorten_values
 from ldmpir_edge.export.targets import Target
 from ldmpir_edge.export.tensors import OUTPUTS, family_inputs
 from ldmpir_edge.export.trace import OPSET
-from ldmpir_edge.export.weight_pool import WeightPool
+from ldmpir_edge.export.weight_pool import WeightPool, locations
 from ldmpir_edge.models.engine import engine_inputs
 from ldmpir_edge.physics.problem import Family
 from ldmpir_edge.runtimes import get_backend
@@ -38,6 +38,8 @@ class VariantBuilder:
         States the backends of the gate.
     on_retry
         Called with words for the user when a variant fell short and layers are put back.
+    shared
+        Whether other precisions may refer to fp32's weights. Not where fp32 may be dropped.
 
     Attributes
     ----------
@@ -47,8 +49,16 @@ class VariantBuilder:
         By variant, the layers that had to stay in fp32.
     """
 
-    def __init__(self, folder: Path, target: Target, on_retry: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        target: Target,
+        on_retry: Callable[[str], None],
+        *,
+        shared: bool = False,
+    ) -> None:
         self._folder, self._target, self._on_retry = folder, target, on_retry
+        self._shared = shared
         self._pools: dict[Precision, WeightPool] = {}
         self.variants: list[VariantSpec] = []
         self.kept: dict[str, frozenset[str]] = {}
@@ -90,7 +100,8 @@ class VariantBuilder:
             judged_on=[entry.problem for entry in slices] if references else [],
         )
         label = f"{family}-{n_steps}-{precision}"
-        pool = self._pools.setdefault(precision, WeightPool(f"weights-{precision}.bin"))
+        base = self._pools.get("fp32") if self._shared and precision != "fp32" else None
+        pool = self._pools.setdefault(precision, WeightPool(f"weights-{precision}.bin", base))
         keep = lowering.barred
         damage: list[tuple[str, float]] = []
         before = pool.mark()
@@ -141,15 +152,15 @@ class VariantBuilder:
         pool: WeightPool,
     ) -> VariantSpec:
         name = f"{GRAPHS}/{family}-{n_steps}-{precision}.onnx"
-        blob = f"{GRAPHS}/{pool.location}"
-        (self._folder / name).write_bytes(pool.externalise(shorten_values(graph)))
-        (self._folder / blob).write_bytes(pool.to_bytes())
+        data = pool.externalise(shorten_values(graph))
+        (self._folder / name).write_bytes(data)
+        (self._folder / GRAPHS / pool.location).write_bytes(pool.to_bytes())
         return VariantSpec(
             family=family,
             n_steps=n_steps,
             precision=precision,
             graph=name,
-            weights=(blob,),
+            weights=tuple(f"{GRAPHS}/{blob}" for blob in locations(data)),
             inputs=engine_inputs(family, n_steps),
             opset=OPSET,
             gate=(),

@@ -21,10 +21,13 @@ class WeightPool:
     ----------
     location
         File name of the blob, beside the graphs.
+    base
+        Another pool: what it holds already is not stored again. Layers that int8 leaves in fp32 are
+        megabytes.
     """
 
-    def __init__(self, location: str) -> None:
-        self.location = location
+    def __init__(self, location: str, base: WeightPool | None = None) -> None:
+        self.location, self._base = location, base
         self._blob = bytearray()
         self._offsets: dict[bytes, int] = {}
 
@@ -43,13 +46,13 @@ class WeightPool:
             raw = numpy_helper.to_array(tensor).tobytes()
             if len(raw) < MIN_BYTES:
                 continue
-            offset = self._place(raw)
+            location, offset = self._place(raw)
             for field in ("raw_data", "float_data", "int32_data", "int64_data"):
                 tensor.ClearField(field)
             tensor.data_location = TensorProto.EXTERNAL
             del tensor.external_data[:]
             for key, value in (
-                ("location", self.location),
+                ("location", location),
                 ("offset", str(offset)),
                 ("length", str(len(raw))),
             ):
@@ -70,10 +73,26 @@ class WeightPool:
         """Return the blob."""
         return bytes(self._blob)
 
-    def _place(self, raw: bytes) -> int:
+    def _place(self, raw: bytes) -> tuple[str, int]:
         digest = hashlib.sha256(raw).digest()
+        if self._base is not None and digest in self._base._offsets:
+            return self._base.location, self._base._offsets[digest]
         if digest not in self._offsets:
             self._blob.extend(bytes(-len(self._blob) % ALIGNMENT))
             self._offsets[digest] = len(self._blob)
             self._blob.extend(raw)
-        return self._offsets[digest]
+        return self.location, self._offsets[digest]
+
+
+def locations(data: bytes) -> list[str]:
+    """Name the blobs that a serialised graph points into, sorted."""
+    import onnx
+
+    return sorted(
+        {
+            entry.value
+            for tensor in onnx.ModelProto.FromString(data).graph.initializer
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
+    )

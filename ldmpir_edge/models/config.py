@@ -37,8 +37,8 @@ class ModelConfig(BaseModel):
     n_krylov: int = Field(default=1, gt=0)
     n_cg: int = Field(default=4, gt=0)
     lambda_min: float = Field(default=0.01, gt=0)
-    t_last: float = Field(default=0.03, gt=0, lt=1)
-    sigma_bridge: float = Field(default=0.05, ge=0)
+    t_last: float = Field(default=0.001, gt=0, lt=1)
+    sigma_bridge: float = Field(default=0.08, ge=0)
 
 
 PRESETS: dict[str, ModelConfig] = {"ldmpir-2m": ModelConfig()}

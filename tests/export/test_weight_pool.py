@@ -8,7 +8,7 @@ import onnxruntime as ort
 from onnx import numpy_helper
 from tiny_problems import tiny_problem
 
-from ldmpir_edge.export.weight_pool import ALIGNMENT, MIN_BYTES, WeightPool
+from ldmpir_edge.export.weight_pool import ALIGNMENT, MIN_BYTES, WeightPool, locations
 from ldmpir_edge.physics.engine_input import engine_arrays
 
 
@@ -41,6 +41,20 @@ def test_equal_contents_share_their_bytes(rng):
         assert offset % ALIGNMENT == 0
         assert pool.to_bytes()[offset : offset + length] == values.tobytes()
         assert first[name]["location"] == "w.bin"
+
+
+def test_what_the_base_holds_is_not_stored_again(rng):
+    old, new = rng.random((2, 20, 10)).astype(np.float32)
+    base = WeightPool("base.bin")
+    first = external(base.externalise(with_tensors(a=old)))
+    pool = WeightPool("w.bin", base)
+    data = pool.externalise(with_tensors(b=old, c=new))
+    second = external(data)
+    assert second["b"] == first["a"]
+    assert second["c"]["location"] == "w.bin"
+    assert pool.to_bytes() == new.tobytes()
+    assert locations(data) == ["base.bin", "w.bin"]
+    assert locations(base.externalise(with_tensors(a=old))) == ["base.bin"]
 
 
 def test_small_constants_stay_in_the_graph():

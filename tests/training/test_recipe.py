@@ -8,6 +8,7 @@ import pytest
 
 from ldmpir_edge.errors import UsageError
 from ldmpir_edge.models.config import ModelConfig, preset
+from ldmpir_edge.models.weights import load_weights
 from ldmpir_edge.training.recipe import Stage, read_recipe
 
 ZOO = Path(__file__).resolve().parents[2] / "models"
@@ -45,6 +46,7 @@ def test_the_released_recipe_is_valid():
     config, recipe = read_recipe(ZOO / "ldmpir-2m" / "model.toml")
     assert config == preset("ldmpir-2m")
     assert any(stage.n_steps for stage in recipe.stages)
+    assert load_weights(ZOO / "ldmpir-2m" / "weights.safetensors").config == config
 
 
 @pytest.mark.parametrize(

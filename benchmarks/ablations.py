@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import tempfile
 import time
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ from ldmpir_edge.models.sampler import iterations, schedule
 from ldmpir_edge.models.weights import load_weights
 from ldmpir_edge.training.dataset import SimulatedScans, TrainingItem
 from ldmpir_edge.training.images import load_folder
-from ldmpir_edge.training.loop import Trainer
+from ldmpir_edge.training.loop import Trainer, decay
 from ldmpir_edge.training.losses import psnr
 from ldmpir_edge.training.recipe import Recipe, TrainingTask
 
@@ -143,11 +142,8 @@ def train(
                 model.load_state_dict(initial.state_dict())
         start, spent = time.process_time(), 0.0
         while spent < 60 * minutes:
-            progress = spent / (60 * minutes)
-            rate = peak * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
-            for optimizer in trainer.optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * min(1, (trainer.update + 1) / WARMUP)
+            rate = peak * decay(spent / (60 * minutes))
+            trainer.set_rate(rate * min(1, (trainer.update + 1) / WARMUP))
             batch = [items[k] for k in order.integers(len(items), size=BATCH)]
             trainer._step(recipe.stages[0], batch)
             trainer.update += 1
@@ -196,13 +192,13 @@ def main() -> None:
     report["classical"] = {
         task: [psnr(item["x1"], item["target"]) for item in items] for task, items in scans.items()
     }
+    initial = None if args.random else load_weights(args.weights)
     pools: dict[tuple[TrainingTask, ...], list[TrainingItem]] = {}
     for name in args.only or variants:
         variant = variants[name]
         if variant.tasks not in pools:
             chosen = {task: mix[task] for task in variant.tasks or mix}
             pools[variant.tasks] = simulate(kept, recipe, chosen, SEED, N_TRAINING)
-        initial = None if args.random else load_weights(args.weights)
         model, n_updates = train(variant, recipe, pools[variant.tasks], args.minutes, initial)
         with torch.no_grad():
             reached = {

@@ -53,9 +53,7 @@ def train(config, recipe, stacks, minutes: float, seed: int):
             loader = iter(DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=4))
             end, count = time.monotonic() + 60 * minutes * share, 0
             while time.monotonic() < end:
-                for optimizer in trainer.optimizers:
-                    for group in optimizer.param_groups:
-                        group["lr"] = stage.learning_rate * min(1, (count + 1) / stage.warmup)
+                trainer.set_rate(stage.learning_rate * min(1, (count + 1) / stage.warmup))
                 trainer._step(stage, [next(loader)])
                 trainer.update += 1
                 count += 1

@@ -142,7 +142,7 @@ def simulate_ct(
     """Project a HU image in parallel beam: sparse views, few photons or a limited angle."""
     size = image.shape[0] // CT_FINER
     n_views = int(np.exp(rng.uniform(np.log(40), np.log(240))))
-    span = np.pi if rng.random() < 0.85 else rng.uniform(0.6, 0.95) * np.pi
+    span = np.pi if rng.random() < 0.7 else rng.uniform(0.5, 0.95) * np.pi
     spacing_mm = float(rng.uniform(0.6, 1.0) * 512 / size)
     pitch = spacing_mm * float(rng.choice([1.0, 1.0, 1.25]))
     geometry = RadonGeometry(

@@ -23,7 +23,7 @@ import quality
 from ldmpir_edge.bundle import open_bundle
 from ldmpir_edge.physics.engine_input import engine_arrays
 from ldmpir_edge.reconstruct.slices import prepare_slice
-from ldmpir_edge.report.metrics import score
+from ldmpir_edge.report.metrics import ImageScores, score
 from ldmpir_edge.runtimes import load_engine
 
 ACCELERATIONS = (2, 3, 4, 6, 8, 10)
@@ -52,7 +52,7 @@ def main() -> None:
     table: dict[str, dict[str, Any]] = {}
     for acceleration in ACCELERATIONS:
         tuned_at = nearest_tuned(acceleration)
-        rows: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        rows: dict[str, list[ImageScores]] = defaultdict(list)
         for k, image in enumerate(quality.images("mr", args.slices)):
             rng = np.random.default_rng([SEED, k])
             scan, task, reference = quality.mri(8, acceleration, "random")(image, "mr", rng)
@@ -63,17 +63,10 @@ def main() -> None:
                 shown[f"ours, {n} steps"] = prepared.to_scan(planes)
             shown |= quality.peer_images(TUNED_AT[tuned_at], scan, task)
             for method, pixels in shown.items():
-                marks = score(pixels, reference, "mr")
-                rows[method].append((marks.psnr, marks.ssim))
+                rows[method].append(score(pixels, reference, "mr"))
         table[str(acceleration)] = {
             "peers tuned at": tuned_at,
-            "methods": {
-                method: {
-                    "psnr_db": round(float(np.mean([p for p, _ in marks])), 2),
-                    "ssim": round(float(np.mean([s for _, s in marks])), 4),
-                }
-                for method, marks in rows.items()
-            },
+            "methods": {method: quality.summary(scores) for method, scores in rows.items()},
         }
         cells = "   ".join(
             f"{m} {v['psnr_db']:.2f}" for m, v in table[str(acceleration)]["methods"].items()

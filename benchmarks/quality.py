@@ -13,7 +13,7 @@ say less about the next patient than the intervals do.
 cubic interpolation: what the appliance falls back to. With --peers, the published methods that
 `tune_peers.py` has tuned for a case on training slices (or for one like it: `peers.TUNED_AS`; or
 that have nothing to tune) run, too. `--peers-from` takes their numbers from an earlier run, where
-its classical images score the same: they do not hang on the bundle.
+its classical images score the same: they do not hang on the bundle. Cases that it lacks are run.
 """
 
 from __future__ import annotations
@@ -148,7 +148,9 @@ def ct(
     return make
 
 
-def image_task(task: Task, noise: float = 0.05, *, rician: bool = False) -> Callable[..., Case]:
+def image_task(
+    task: Task, noise: float = 0.05, *, rician: bool = False, columns: bool = False
+) -> Callable[..., Case]:
     def make(image: np.ndarray, modality: Modality, rng: np.random.Generator) -> Case:
         unit = 2000.0 if modality == "ct" else float(np.percentile(image, 99.5))
         reference = image.astype(np.float32)
@@ -159,6 +161,9 @@ def image_task(task: Task, noise: float = 0.05, *, rician: bool = False) -> Call
             pixels = np.abs(add_gaussian(reference.astype(np.complex64), noise * unit, rng))
         elif task == "denoise":
             pixels = add_gaussian(reference, noise * unit, rng)
+        elif columns:
+            pixels = reference.copy()
+            pixels[:, rng.random(reference.shape[1]) < 0.1] = np.nan
         elif task == "inpaint":
             pixels = np.where(rng.random(reference.shape) < 0.3, np.nan, reference)
         else:
@@ -219,6 +224,7 @@ FURTHER_CASES: dict[str, tuple[Modality, Callable[..., Case]]] = {
     "denoise CT, FBP of 720 views, 2.5 x 10^4 photons": ("ct", low_dose_image(720, 2.5e4)),
     "inpaint CT, 30 % missing": ("ct", image_task("inpaint")),
     "super-resolve CT, x2": ("ct", image_task("super-resolve")),
+    "inpaint CT, 10 % of detector columns missing": ("ct", image_task("inpaint", columns=True)),
 }
 
 
@@ -323,7 +329,7 @@ def main() -> None:
                 shown[f"ours, {n_steps} steps"] = planes
             for method, planes in shown.items():
                 rows[method].append(score(prepared.to_scan(planes), reference, modality))
-            if args.peers:
+            if args.peers or (earlier and name not in earlier):
                 for method, peer_image in peer_images(name, scan, task):
                     rows[method].append(score(peer_image, reference, modality))
         table[name] = {method: summary(scores) for method, scores in rows.items()}

@@ -46,11 +46,13 @@ class Search:
 
 
 SEARCHES: dict[str, Search] = {
+    "sigpy CG-SENSE": Search({"lam": (1e-3, 1e-2, 3e-2, 1e-1)}, (5, 10, 20, 40), at=2),
     "sigpy L1-wavelet": Search({"lam": (3e-4, 1e-3, 3e-3)}, (25, 50, 100, 200, 300), at=3),
     "sigpy TV": Search(
         {"lam": (3e-4, 1e-3, 3e-3), "dual_step": (0.003, 0.01, 0.03)}, (50, 100, 200, 300), at=1
     ),
     "BART pics L1-wavelet": Search({"lam": (3e-4, 1e-3, 3e-3)}, (30, 50, 100, 200, 300), at=2),
+    "BART pics TGV": Search({"lam": (1e-3, 3e-3, 1e-2), "rho": (0.01, 0.03)}, (50, 100, 200), at=1),
     "astra SIRT": Search({}, (25, 50, 100, 200)),
     "astra CGLS": Search({}, (3, 5, 10, 20)),
     "FISTA-TV": Search({"lam": (3e-5, 1e-4, 3e-4, 1e-3)}, (20, 40, 80), at=1),

@@ -27,7 +27,13 @@ from ldmpir_edge.scans.prepare_mri import prepare_mri
 from peers.ct import cgls, fista_tv, sirt
 from peers.errors import MissingPeerError
 from peers.image import bicubic, biharmonic, bm3d, lanczos, non_local_means, total_variation
-from peers.mri import bart_l1_wavelet, sigpy_l1_wavelet, sigpy_total_variation
+from peers.mri import (
+    bart_l1_wavelet,
+    bart_tgv,
+    sigpy_cg_sense,
+    sigpy_l1_wavelet,
+    sigpy_total_variation,
+)
 
 __all__ = ["DDS", "NOTHING_TO_TUNE", "PEERS", "MissingPeerError", "measurement", "tuned"]
 
@@ -58,9 +64,11 @@ Peer = Callable[..., np.ndarray]
 
 PEERS: dict[Task, dict[str, Peer]] = {
     "mri": {
+        "sigpy CG-SENSE": sigpy_cg_sense,
         "sigpy L1-wavelet": sigpy_l1_wavelet,
         "sigpy TV": sigpy_total_variation,
         "BART pics L1-wavelet": bart_l1_wavelet,
+        "BART pics TGV": bart_tgv,
     },
     "ct": {"astra SIRT": sirt, "astra CGLS": cgls, "FISTA-TV": fista_tv},
     "denoise": {"BM3D": bm3d, "non-local means": non_local_means, "TV": total_variation},

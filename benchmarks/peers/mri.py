@@ -61,10 +61,54 @@ def sigpy_total_variation(
     return _run_sigpy(app, kspace, csm, mask, lam=lam, max_iter=n_iterations, **steps)
 
 
+def sigpy_cg_sense(
+    kspace: np.ndarray, csm: np.ndarray, mask: np.ndarray, *, lam: float, n_iterations: int
+) -> np.ndarray:
+    """Run `sigpy.mri.app.SenseRecon` (conjugate gradients, λ/2 ‖x‖²). Threads: one.
+
+    Source: Pruessmann et al., MRM 46(4), 2001.
+    """
+    app = library("sigpy.mri").app.SenseRecon
+    return _run_sigpy(app, kspace, csm, mask, lam=lam, max_iter=n_iterations)
+
+
 def bart_l1_wavelet(
     kspace: np.ndarray, csm: np.ndarray, mask: np.ndarray, *, lam: float, n_iterations: int
 ) -> np.ndarray:
-    """Run BART's `pics -R W` (FISTA, Daubechies-2 with random shifts) as a process.
+    """Run BART's `pics -R W` (FISTA, Daubechies-2 with random shifts); see `_run_bart`.
+
+    Source: Uecker et al., "Berkeley Advanced Reconstruction Toolbox", ISMRM 2015.
+    """
+    return _run_bart(kspace, csm, mask, f"W:3:0:{lam:g}", n_iterations)
+
+
+def bart_tgv(
+    kspace: np.ndarray,
+    csm: np.ndarray,
+    mask: np.ndarray,
+    *,
+    lam: float,
+    rho: float,
+    n_iterations: int,
+) -> np.ndarray:
+    """Run BART's `pics -R G` (second-order total generalised variation, ADMM); see `_run_bart`.
+
+    With BART's default ρ of 0.5 a hundred iterations stay 5 dB behind those with 0.01.
+
+    Source: Knoll et al., "Second order total generalized variation (TGV) for MRI", MRM 65(2), 2011.
+    """
+    return _run_bart(kspace, csm, mask, f"G:3:0:{lam:g}", n_iterations, "-u", f"{rho:g}")
+
+
+def _run_bart(
+    kspace: np.ndarray,
+    csm: np.ndarray,
+    mask: np.ndarray,
+    regularisation: str,
+    n_iterations: int,
+    *more: str,
+) -> np.ndarray:
+    """Run BART's `pics` as a process.
 
     A call includes the start of the process and its files, which lie in memory where the system
     has /dev/shm: 20 to 30 ms in all at 256 x 256 x 8. Threads: OpenMP's, `OMP_NUM_THREADS`.
@@ -73,8 +117,6 @@ def bart_l1_wavelet(
     ------
     MissingPeerError
         The `bart` program is not on the path.
-
-    Source: Uecker et al., "Berkeley Advanced Reconstruction Toolbox", ISMRM 2015.
     """
     if shutil.which("bart") is None:
         raise MissingPeerError("bart is not on the path: apt-get install bart")
@@ -83,10 +125,10 @@ def bart_l1_wavelet(
         folder = Path(name)
         _write_cfl(folder / "kspace", mask * kspace / np.float32(scale))
         _write_cfl(folder / "csm", csm)
-        # -w 1: the data comes scaled; flags 3: the wavelets run over the two image axes.
-        regularisation = ["-w", "1", "-R", f"W:3:0:{lam:g}", "-i", str(n_iterations)]
+        # -w 1: the data comes scaled; flags 3: the penalty runs over the two image axes.
+        options = ["-d", "0", "-w", "1", "-R", regularisation, "-i", str(n_iterations)]
         subprocess.run(
-            ["bart", "pics", "-d", "0", *regularisation, "kspace", "csm", "image"],
+            ["bart", "pics", *options, *more, "kspace", "csm", "image"],
             cwd=folder,
             check=True,
             capture_output=True,

@@ -27,6 +27,8 @@ PARAMETERS = {
     "sigpy L1-wavelet": {"lam": 0.001, "n_iterations": 60},
     "sigpy TV": {"lam": 0.001, "n_iterations": 100, "dual_step": 0.01},
     "BART pics L1-wavelet": {"lam": 0.001, "n_iterations": 60},
+    "BART pics TGV": {"lam": 0.003, "rho": 0.01, "n_iterations": 60},
+    "sigpy CG-SENSE": {"lam": 0.01, "n_iterations": 20},
     "astra SIRT": {"n_iterations": 100},
     "astra CGLS": {"n_iterations": 8},
     "FISTA-TV": {"lam": 3e-4, "n_iterations": 30},

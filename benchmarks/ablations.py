@@ -66,8 +66,6 @@ class Variant:
     consistent: bool = True
     walk: bool = True
     """Whether a step keeps a share of the state before it, and knows its time."""
-    overshoot: bool = True
-    """Whether the walk goes beyond a step's answer."""
     t_last: float | None = None
     tasks: tuple[TrainingTask, ...] = ()
     """Tasks that it is trained for; none are all."""
@@ -76,14 +74,12 @@ class Variant:
 PARTS: dict[str, Variant] = {
     "whole": Variant(),
     "times down to 0.03": Variant(t_last=0.03),
-    "without overshoot": Variant(overshoot=False),
+    "times down to 0.001": Variant(t_last=0.001),
     "1 step": Variant(n_steps=1),
     "without the residual (Krylov features)": Variant(residual=False),
     "without noise level, task and modality": Variant(conditioned=False),
     "from the adjoint, not the classical image": Variant(from_adjoint=True),
-    "as MoDL": Variant(
-        from_adjoint=True, conditioned=False, residual=False, walk=False, overshoot=False
-    ),
+    "as MoDL": Variant(from_adjoint=True, conditioned=False, residual=False, walk=False),
     "as a one-shot U-Net": Variant(n_steps=1, residual=False, consistent=False),
     "8 steps": Variant(n_steps=8),
 }
@@ -110,12 +106,10 @@ def reconstruct(model: LdmPir, item: TrainingItem, variant: Variant) -> torch.Te
     for k, (t, s) in enumerate(pairwise(schedule(variant.n_steps, model.config.t_last))):
         shown = residual if variant.residual else torch.zeros_like(residual)
         time, n = (t, iterations(k, variant.n_steps, n_cg)) if variant.walk else (1.0, n_cg)
-        step = model(x, time, x1, b, level, condition, family, tables, shown, n)
+        answer, its = model(x, time, x1, b, level, condition, family, tables, shown, n)
         kept = s / t if variant.walk else 0.0
-        if variant.overshoot and s > 0:
-            kept = kept - step.overshoot
-        x = kept * x + (1 - kept) * step.x0_hat
-        residual = kept * residual + (1 - kept) * step.residual
+        x = kept * x + (1 - kept) * answer
+        residual = kept * residual + (1 - kept) * its
     return x
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ldmpir_edge.errors import ShapeError, UsageError
 from ldmpir_edge.models.ksm import normal_operator
-from ldmpir_edge.models.ldmpir import LdmPir, Step
+from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.physics.problem import Family
 
 STEP_PRESETS = (1, 4, 8)
@@ -29,9 +29,9 @@ def bridge_state(x0: Tensor, x1: Tensor, t: Tensor, sigma: float, noise: Tensor)
 def schedule(n_steps: int, t_last: float) -> tuple[float, ...]:
     """Return the bridge times t_0 = 1 > … > t_N = 0, a geometric series down to `t_last`, then 0.
 
-    Each step keeps the same share of the state before it, but for its overshoot. Evenly spaced
-    times keep so much of x1 that the last network pass still sees a quarter of its aliasing; these
-    were better by 0.2 dB for multi-coil MRI at once, and let the steps build on each other.
+    Each step keeps the same share of the state before it. Evenly spaced times keep so much of x1
+    that the last network pass still sees a quarter of its aliasing; these were better by 0.2 dB
+    for multi-coil MRI at once, and let the steps build on each other.
 
     Raises
     ------
@@ -95,14 +95,12 @@ def sample(
     x, residual = x1, b - normal_operator(family, tables)(x1)
     for k, (t, s) in enumerate(pairwise(times)):
         n_cg = iterations(k, n_steps, model.config.n_cg)
-        step: Step = model(x, t, x1, b, noise_level, condition, family, tables, residual, n_cg)
-        if s == 0:
-            break
-        # The bridge keeps s/t of the state; the walk is over-relaxed by what the step has learned.
-        keep = s / t - step.overshoot
-        x = keep * x + (1 - keep) * step.x0_hat
-        residual = keep * residual + (1 - keep) * step.residual
-        if noise is not None:
+        x0_hat, its_residual = model(
+            x, t, x1, b, noise_level, condition, family, tables, residual, n_cg
+        )
+        x = x0_hat if s == 0 else (s / t) * x + (1 - s / t) * x0_hat
+        residual = (s / t) * residual + (1 - s / t) * its_residual
+        if noise is not None and s > 0:
             # The bridge pinned at x_t and x0_hat has variance σ² s(t−s)/t at time s.
             x = x + model.config.sigma_bridge * math.sqrt(s * (t - s) / t) * noise[:, k]
-    return step.x0_hat
+    return x

@@ -57,9 +57,7 @@ def load_weights(path: Path) -> LdmPir:
             metadata = f.metadata() or {}
             tensors: dict[str, Tensor] = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dict
         model = LdmPir(ModelConfig(**json.loads(metadata["config"])))
-        # Weights of 0.7.0 and before know of no overshoot, which a new model starts without, too.
-        starts = {k: v for k, v in model.state_dict().items() if k.startswith("overshoot.")}
-        model.load_state_dict(starts | tensors)
+        model.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as err:
         raise BundleError(
             f"cannot load weights from {path}: {err}; train them with 'ldmpir-edge train' "

@@ -17,7 +17,7 @@ from ldmpir_edge.atomic import make_folder, output_errors
 from ldmpir_edge.errors import UsageError
 from ldmpir_edge.models.config import ModelConfig
 from ldmpir_edge.models.ksm import normal_operator
-from ldmpir_edge.models.ldmpir import LdmPir, Step
+from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.models.sampler import bridge_state
 from ldmpir_edge.models.unet import KERNEL_AXES
 from ldmpir_edge.models.weights import load_weights, save_weights
@@ -253,9 +253,10 @@ class Trainer:
         x_t = bridge_state(target, x1, t, sigma, noise)
         mean = bridge_state(target, x1, t, 0.0, noise)
         residual = b - normal_operator(family, tables)(mean)
+        predicted: Tensor
         n_cg = self.model.config.n_cg
-        step: Step = self.model(x_t, t, x1, b, level, condition, family, tables, residual, n_cg)
-        return step.x0_hat
+        predicted, _ = self.model(x_t, t, x1, b, level, condition, family, tables, residual, n_cg)
+        return predicted
 
     @torch.no_grad()
     def _follow(self) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ldmpir_edge.errors import BundleError
@@ -42,18 +41,6 @@ def test_the_spare_bits_are_zero(model, saved):
     for value in load_file(saved).values():
         mantissas = value.view(torch.int32) & 0x3FF
         assert not mantissas.any()
-
-
-def test_weights_from_before_the_overshoot_have_none(model, saved, tmp_path):
-    with safe_open(saved, framework="pt") as f:
-        metadata = f.metadata()
-    tensors = {k: v for k, v in load_file(saved).items() if not k.startswith("overshoot.")}
-    save_file(tensors, tmp_path / "older.safetensors", metadata)
-    older = load_weights(tmp_path / "older.safetensors")
-    assert model.overshoot.weight.all()
-    assert not older.overshoot.weight.any()
-    assert not older.overshoot.bias.any()
-    assert torch.equal(older.unet.stem.weight, load_weights(saved).unet.stem.weight)
 
 
 def test_the_file_is_plain_safetensors(model, saved):

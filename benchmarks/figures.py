@@ -142,7 +142,8 @@ def front() -> plt.Figure:
                 continue
             colour = COLOURS[OURS[1]] if name.startswith("ours") else PEER_COLOUR
             axis.scatter(measured["seconds"], measured["psnr_db"], color=colour)
-            axis.annotate(name, (measured["seconds"], measured["psnr_db"]), fontsize=7)
+            point = (measured["seconds"], measured["psnr_db"])
+            axis.annotate(name, point, (0, 6), textcoords="offset points", ha="center", fontsize=7)
         axis.set_xscale("log")
         axis.set_xlabel("s a slice, 2 threads")
         axis.set_title(case, fontsize=9)

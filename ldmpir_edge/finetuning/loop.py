@@ -35,6 +35,7 @@ from ldmpir_edge.finetuning.supervision import reference_planes
 from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.physics.problem import Problem
 from ldmpir_edge.training.checkpoint import write_checkpoint
+from ldmpir_edge.training.loop import decay
 
 WARMUP = 10
 GRADIENT_CLIP = 1.0
@@ -245,8 +246,7 @@ class Finetuner:
     def _share(self) -> float:
         if self.update < WARMUP:
             return (self.update + 1) / WARMUP
-        progress = self.update / self.recipe.n_updates
-        return 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
+        return decay(self.update / self.recipe.n_updates)
 
     def _look(self) -> None:
         model = self._with(self._average)

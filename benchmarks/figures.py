@@ -147,7 +147,7 @@ def front() -> plt.Figure:
         axis.set_xscale("log")
         axis.set_xlabel("s a slice, 2 threads")
         axis.set_title(case, fontsize=9)
-        axis.margins(x=0.35)
+        axis.margins(x=0.35, y=0.15)
         axis.grid(alpha=0.3)
     np.atleast_1d(axes)[0].set_ylabel("PSNR (dB)")
     figure.tight_layout()

@@ -1,4 +1,4 @@
-"""An image is always delivered, never silently a wrong one; a seed repeats it."""
+"""An image is always delivered, never silently a broken one; a seed repeats it."""
 
 from __future__ import annotations
 

@@ -44,14 +44,28 @@ def ssim(x: Tensor, target: Tensor) -> Tensor:
     return score.mean()
 
 
+def root_mean_square(x: Tensor, target: Tensor) -> Tensor:
+    """Return the root of the mean of |x − target|² + ε², complex modulus over the two planes.
+
+    `x`, `target` are `(B, 2, H, W)`. It is what PSNR is the logarithm of.
+    """
+    squared = ((x - target) ** 2).sum(dim=1)
+    return (squared.mean() + CHARBONNIER_EPSILON**2).sqrt()
+
+
 def image_loss(x: Tensor, target: Tensor, x1: Tensor, ssim_weight: float) -> Tensor:
-    """Return Charbonnier + `ssim_weight` · (1 − SSIM), relative to the error of x1.
+    """Return Charbonnier + `ssim_weight` · (1 − SSIM) + RMS, each relative to the error of x1.
 
     Without the division the hardest examples set the direction, and tasks whose starting image
     is already good get worse than it (inpainting lost 4 dB); decibels are ratios.
+
+    Charbonnier alone is content with the median, which leaves out what is small and unsure; the
+    root mean square counts the few large errors, as PSNR does.
     """
     absolute = charbonnier(x, target) + ssim_weight * (1 - ssim(x, target))
-    return absolute / (charbonnier(x1, target) + ERROR_FLOOR)
+    relative = absolute / (charbonnier(x1, target) + ERROR_FLOOR)
+    spread = root_mean_square(x, target) / (root_mean_square(x1, target) + ERROR_FLOOR)
+    return relative + spread
 
 
 def _magnitude(x: Tensor) -> Tensor:

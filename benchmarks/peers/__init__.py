@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ldmpir_edge.physics.fourier import centred_fft
-from ldmpir_edge.physics.image_problem import estimate_noise_level
+from ldmpir_edge.physics.image_problem import build_denoise_problem
 from ldmpir_edge.physics.problem import Task
 from ldmpir_edge.reconstruct.slices import ENLARGEMENT
 from ldmpir_edge.scans.model import ImageScan, KspaceScan, Scan, SinogramScan
@@ -83,7 +83,8 @@ def measurement(scan: Scan, task: Task) -> dict[str, Any]:
     MRI: `kspace` (C, H, W), `csm` of the product's own estimation, `mask`, on the grid and in the
     unit of the scan (one without a noise scan: nothing is whitened). CT: `sinogram`, `geometry`,
     `image_shape`, `pixel_spacing_mm`, `mu_water_per_mm`. Images: `image`, and the `noise_level`
-    that the product estimates, or the `factor` of enlargement.
+    that the product estimates, or the `factor` of enlargement; a magnitude to be denoised is freed
+    of its Rician bias as for the product's own network.
     """
     if isinstance(scan, KspaceScan):
         made = prepare_mri(scan.kspace(0), scan.mask, scan.noise_samples, scan.recon_matrix)
@@ -100,7 +101,12 @@ def measurement(scan: Scan, task: Task) -> dict[str, Any]:
     assert isinstance(scan, ImageScan)  # noqa: S101 - there is no fourth kind of scan
     image = scan.image(0, missing=task == "inpaint")
     if task == "denoise":
-        return {"image": image, "noise_level": estimate_noise_level(image)}
+        made = build_denoise_problem(image, scan.info.modality)
+        height, width = image.shape
+        return {
+            "image": made.x1[0, :height, :width] * made.scale + made.offset,
+            "noise_level": made.noise_level * made.scale,
+        }
     return {"image": image, "factor": ENLARGEMENT} if task == "super-resolve" else {"image": image}
 
 

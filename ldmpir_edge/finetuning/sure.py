@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ldmpir_edge.physics.image_noise import NORMAL_MEDIAN, noise_response
+
 PROBE = 1e-2
 """Step of the finite difference, for an image whose bright end is 1."""
 BLOCK = 8
@@ -70,10 +72,9 @@ def estimate_noise(image: NDArray[np.float32], level: float) -> Noise:
 
     Source: Foi et al., IEEE TIP 17(10), 2008 (the model and its fit).
     """
-    from scipy import ndimage, optimize
+    from scipy import optimize
 
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float64) / 6
-    response = ndimage.convolve(image.astype(np.float64), kernel, mode="reflect")
+    response = noise_response(image)
     height, width = (n // BLOCK * BLOCK for n in image.shape)
 
     def blocks(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -81,7 +82,7 @@ def estimate_noise(image: NDArray[np.float32], level: float) -> Noise:
         return tiles.transpose(0, 2, 1, 3).reshape(-1, BLOCK * BLOCK)
 
     mean = blocks(image.astype(np.float64)).mean(axis=1)
-    variance = (np.median(np.abs(blocks(response)), axis=1) / 0.6745) ** 2
+    variance = (np.median(np.abs(blocks(response)), axis=1) / NORMAL_MEDIAN) ** 2
     alive = variance > 0
     if alive.sum() < 2 * BLOCK:
         return Noise(level)

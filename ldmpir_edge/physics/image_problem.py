@@ -6,6 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldmpir_edge.errors import ScanDataError
+from ldmpir_edge.physics.image_noise import (
+    estimate_noise_level,
+    rician_noise_level,
+    without_rician_bias,
+)
 from ldmpir_edge.physics.padding import pad_image, to_planes
 from ldmpir_edge.physics.problem import HU_OFFSET, HU_SCALE, Modality, Problem
 from ldmpir_edge.physics.superresolution import decimation_matrix
@@ -16,7 +21,8 @@ def build_denoise_problem(
 ) -> Problem:
     """State the denoising of a real `(H, W)` image (HU for CT, any unit for MR).
 
-    `noise_level` is the noise's standard deviation in the image's unit; None estimates it.
+    `noise_level` is the noise's standard deviation in the image's unit; None estimates it. An MR
+    magnitude over a background of noise is first freed of the bias that the noise gives it.
 
     Raises
     ------
@@ -26,6 +32,11 @@ def build_denoise_problem(
     scale, offset = image_scaling(image, modality)
     scaled = ((image - offset) / scale).astype(np.float32)
     level = estimate_noise_level(scaled) if noise_level is None else noise_level / scale
+    rician = rician_noise_level(scaled) if modality == "mr" else None
+    if rician is not None:
+        scaled = without_rician_bias(scaled, rician)
+        # A scanner's filters may have left less noise in the background than in the object.
+        level = max(level, rician) if noise_level is None else level
     mask = np.ones_like(scaled)
     return _pointwise(scaled, mask, scaled, "denoise", modality, level, scale, offset)
 
@@ -121,23 +132,6 @@ def image_scaling(image: NDArray[np.float32], modality: Modality) -> tuple[float
     if bright <= 0 or float(np.ptp(image)) == 0:
         raise ScanDataError(f"the image is constant at {float(image.flat[0]):g}: nothing to do")
     return bright, 0.0
-
-
-def estimate_noise_level(image: NDArray[np.floating]) -> float:
-    """Estimate the standard deviation of white noise in a real `(H, W)` image, in its unit.
-
-    The median absolute response of a filter that removes locally planar structure: edges are
-    outliers to a median. Source: Immerkaer, CVIU 64(2), 1996; Donoho, IEEE TIT 41(3), 1995.
-    """
-    from scipy import ndimage  # slow to import, and needed for images only
-
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float64) / 6
-    response = np.abs(ndimage.convolve(image.astype(np.float64), kernel, mode="reflect"))
-    # Exact zeros come from clipped background, which would hide the noise of the object.
-    alive = response[response > 0]
-    if alive.size == 0:
-        return 0.0
-    return float(np.median(alive) / 0.6745)
 
 
 def fill_missing(image: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:

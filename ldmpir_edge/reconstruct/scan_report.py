@@ -37,7 +37,9 @@ HEADINGS: dict[Task, str] = {
     "inpaint": "Input, filled in",
     "super-resolve": "Input, interpolated",
 }
-CLASSICAL, OURS = "CG-SENSE", "LDM-PIR"
+CLASSICAL: dict[Task, str] = {"mri": "CG-SENSE", "denoise": "Input, noise bias off"}
+"""Where the classical image is another than the one untreated."""
+OURS = "LDM-PIR"
 SCORED = ("unreconstructed", "classical", "ours")
 
 
@@ -255,7 +257,7 @@ def _images(finished: FinishedSlice) -> dict[str, Image]:
 def _panels(keys: set[str], task: Task, magnified: Mapping[str, int]) -> list[Panel]:
     headings = {
         "unreconstructed": HEADINGS[task],
-        "classical": CLASSICAL,
+        "classical": CLASSICAL.get(task, ""),
         "ours": OURS,
     }
     images = {key: heading for key, heading in headings.items() if key in keys}

@@ -16,7 +16,7 @@ from ldmpir_edge.physics.image_problem import (
     build_superresolution_problem,
 )
 from ldmpir_edge.physics.mri_problem import build_mri_problem
-from ldmpir_edge.physics.padding import padded_size
+from ldmpir_edge.physics.padding import pad_image, padded_size, to_planes
 from ldmpir_edge.physics.problem import Family, Problem, Task
 from ldmpir_edge.scans.coil_compression import compress_rows
 from ldmpir_edge.scans.model import ImageScan, KspaceScan, Scan, ScanInfo, SinogramScan
@@ -25,6 +25,7 @@ from ldmpir_edge.scans.reconstruction import ReconstructedSlice
 
 ENLARGEMENT = 2
 """Super-resolution halves the pixel."""
+RICIAN_NOTE = "what noise adds to a magnitude (the Rician bias) was taken off before denoising"
 
 ToScan = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -269,7 +270,13 @@ def _prepare_image(scan: ImageScan, index: int, task: Task) -> PreparedSlice:
     is_magnitude = modality == "mr" and not (image < 0).any()
     to_scan = _real_part(problem, lowest=0.0 if is_magnitude else -np.inf)
     measured = None if known is None else known.astype(np.float32)
-    return PreparedSlice(problem, to_scan, problem.x1, measured=measured)
+    prepared = PreparedSlice(problem, to_scan, problem.x1, measured=measured)
+    if task != "denoise":
+        return prepared
+    untreated = pad_image(to_planes(((image - problem.offset) / problem.scale).astype(np.float32)))
+    if np.array_equal(untreated, problem.x1):
+        return prepared
+    return replace(prepared, unreconstructed=untreated, notes=(RICIAN_NOTE,))
 
 
 def _real_part(problem: Problem, lowest: float = -np.inf) -> ToScan:

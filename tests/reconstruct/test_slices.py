@@ -20,8 +20,10 @@ from small_scans import (
 )
 
 from ldmpir_edge.errors import UsageError
+from ldmpir_edge.physics.noise import add_gaussian
 from ldmpir_edge.physics.superresolution import BlurDecimateOp
 from ldmpir_edge.reconstruct.slices import (
+    RICIAN_NOTE,
     PreparedSlice,
     least_grid,
     likely_family,
@@ -143,6 +145,19 @@ def test_an_image_keeps_its_unit(tmp_path, rng):
     planes = prepared.problem.x1.copy()
     planes[1] = 7.0
     np.testing.assert_allclose(prepared.to_scan(planes), noisy[0], atol=1e-2)
+
+
+def test_a_magnitude_over_noise_is_freed_of_its_bias_and_says_so(tmp_path, rng):
+    image = 100 * disc(SIZE).astype(np.float32)
+    noisy = np.abs(add_gaussian(image.astype(np.complex64), 5.0, rng)).astype(np.float32)
+    np.save(tmp_path / "a.npy", noisy)
+    with open_scan(tmp_path / "a.npy") as scan:
+        prepared = prepare_slice(scan, 0, "denoise")
+    assert prepared.notes == (RICIAN_NOTE,)
+    np.testing.assert_allclose(prepared.to_scan(prepared.unreconstructed), noisy, atol=1e-3)
+    dark = image == 0
+    assert noisy[dark].mean() > 6
+    assert classical(prepared)[dark].mean() < 4
 
 
 @pytest.mark.parametrize(("shift", "lowest"), [(0.0, 0.0), (-0.5, -0.75)])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from ldmpir_edge.training.losses import charbonnier, image_loss, ssim
+from ldmpir_edge.training.losses import charbonnier, image_loss, psnr, root_mean_square, ssim
 
 
 def planes(magnitude: np.ndarray, phase: float | np.ndarray = 0.0) -> torch.Tensor:
@@ -51,11 +51,32 @@ def test_ssim_is_that_of_scikit_image(noise, rng):
 def test_image_loss_is_relative_to_the_starting_image(rng):
     target = planes(rng.random((16, 16)))
     x, x1 = target + 0.05, target - 0.2
-    # A shift by s on both planes has the modulus √2 s everywhere; ε² = 1e-6, floor 3e-3.
+    # A shift by s on both planes has the modulus √2 s everywhere, so that the mean modulus and
+    # the root mean square are the same; ε² = 1e-6, floor 3e-3.
     error, start = (math.sqrt(2 * s**2 + 1e-6) for s in (0.05, 0.2))
-    assert float(image_loss(x, target, x1, 0.0)) == pytest.approx(error / (start + 3e-3), rel=1e-4)
-    with_ssim = (error + 0.3 * (1 - float(ssim(x, target)))) / (start + 3e-3)
+    expected = 2 * error / (start + 3e-3)
+    assert float(image_loss(x, target, x1, 0.0)) == pytest.approx(expected, rel=1e-4)
+    with_ssim = expected + 0.3 * (1 - float(ssim(x, target))) / (start + 3e-3)
     assert float(image_loss(x, target, x1, 0.3)) == pytest.approx(with_ssim, rel=1e-4)
+
+
+def test_one_large_error_costs_more_than_the_same_sum_in_many_small_ones(rng):
+    target = planes(rng.random((16, 16)))
+    spread, single = target.clone(), target.clone()
+    spread[:, 0] += 0.01
+    single[:, 0, 3, 5] += 0.01 * 256
+    x1 = target + 0.1
+    assert float(image_loss(single, target, x1, 0.0)) > 5 * float(
+        image_loss(spread, target, x1, 0.0)
+    )
+
+
+@pytest.mark.parametrize("n", [2, 40])
+def test_root_mean_square_is_what_psnr_is_made_of(n, rng):
+    target = planes(rng.random((n, n)))
+    x = target + torch.from_numpy(rng.normal(0, 0.1, target.shape).astype(np.float32))
+    expected = math.sqrt(10 ** (-psnr(x, target) / 10) + 1e-6)
+    assert float(root_mean_square(x, target)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_perfect_start_does_not_blow_up_the_loss(rng):

@@ -16,9 +16,9 @@ BACKGROUND_WINDOW = 7
 DARK = 1.3 * RAYLEIGH_MEAN
 """Means over a window that are below this many noise levels are background."""
 BACKGROUND_SHARE = (0.01, 0.97)
-"""Of the pixels: with less it cannot be measured, with more there is no object that it is behind."""
-FAINT_SIGNAL = 1.2
-"""A background may be this many times as bright as noise alone."""
+"""Of the pixels: with less it cannot be measured, with more there is no object in front of it."""
+NOISE_ALONE = (0.9, 1.2)
+"""How bright a background may be, where the magnitude of noise alone is 1."""
 NOISE_POWER = 1.4
 """Power of the noise to take off, in units of the variance of a component. Twice the variance is
 unbiased in the power, once in a bright magnitude; between them, the root is nearest to the signal
@@ -82,7 +82,9 @@ def rician_noise_level(magnitude: NDArray[np.floating]) -> float | None:
         return None
     spread = np.median(np.abs(noise_response(magnitude))[background]) / NORMAL_MEDIAN
     level = float(spread / RAYLEIGH_DEVIATION)
-    if not magnitude[background].mean() < FAINT_SIGNAL * RAYLEIGH_MEAN * level:
+    darkest, brightest = NOISE_ALONE
+    brightness = float(magnitude[background].mean())
+    if not darkest * level < brightness / RAYLEIGH_MEAN < brightest * level:
         return None
     return level
 

@@ -69,6 +69,9 @@ def test_what_is_no_magnitude_over_noise_has_no_rician_level(rng):
     assert rician_noise_level(with_negatives) is None
     assert rician_noise_level(blanked) is None
     assert rician_noise_level(tissue) is None
+    # The modulus of real noise is darker than that of complex noise.
+    assert rician_noise_level(np.abs(with_negatives)) is None
+    assert rician_noise_level(rician(np.zeros((64, 64)), 0.05, rng)) is None
     assert rician_noise_level(np.zeros((64, 64), np.float32)) is None
 
 

@@ -254,7 +254,7 @@ def with_table(page: str, name: str, lines: list[str]) -> str:
     """Replace what stands between `<!-- name -->` and the next `<!-- end -->`."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
     if len(pattern.findall(page)) != 1:
-        raise SystemExit(f"one place for the table {name} is wanted in {PAGE.name}")
+        raise SystemExit(f"one place for the table {name} is wanted in the page")
     body = "\n".join(["", *lines, "", ""])
     return pattern.sub(lambda match: match[1] + body + match[2], page)
 

@@ -21,7 +21,13 @@ from ldmpir_edge.scans.coil_maps import (
     estimate_coil_maps,
     norm_over_coils,
 )
-from ldmpir_edge.scans.whitening import noise_covariance, noise_level, whiten, whitening_factor
+from ldmpir_edge.scans.whitening import (
+    k_radius,
+    noise_covariance,
+    noise_level,
+    whiten,
+    whitening_factor,
+)
 
 _FALLBACK_LINES = 12
 _MAX_CALIBRATION_READOUT = 64
@@ -126,8 +132,12 @@ def prepare_mri(
     is_hybrid = sampled.ndim == 1
     # Columns that were not sampled stay zero whatever is done to them: they are left out.
     samples = compress(kspace[:, :, sampled] if is_hybrid else kspace * sampled, mixing)
-    measured = np.ones(samples.shape[1:], np.bool_) if is_hybrid else sampled
-    level = 1.0 if factor is not None else noise_level(samples, measured)
+    frequency = k_radius(height, width)
+    if is_hybrid:
+        measured, frequency = np.ones(samples.shape[1:], np.bool_), frequency[:, sampled]
+    else:
+        measured = sampled
+    level = 1.0 if factor is not None else noise_level(samples, measured, frequency)
 
     readout = recon_matrix[0] if is_hybrid else height
     shape = (readout, width)

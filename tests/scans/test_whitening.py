@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from ldmpir_edge.errors import ScanDataError, ShapeError
-from ldmpir_edge.scans.whitening import noise_covariance, noise_level, whiten, whitening_factor
+from ldmpir_edge.physics.fourier import centred_fft
+from ldmpir_edge.physics.masks import column_mask
+from ldmpir_edge.scans.phantom import head_phantom, rasterise
+from ldmpir_edge.scans.whitening import (
+    k_radius,
+    noise_covariance,
+    noise_level,
+    whiten,
+    whitening_factor,
+)
 
 
 @pytest.fixture
@@ -62,5 +71,37 @@ def test_noise_level_is_found_under_a_signal(acquisition, rng, level):
     kspace = acquisition.kspace + level * complex_normal(rng, acquisition.kspace.shape)
     sampled = np.zeros(kspace.shape[1:], bool)
     sampled[:, ::3] = True
-    estimate = noise_level(kspace.astype(np.complex64), sampled)
+    estimate = noise_level(kspace.astype(np.complex64), sampled, k_radius(*sampled.shape))
     assert estimate == pytest.approx(level, rel=0.15)
+
+
+def one_coil(rng: np.random.Generator, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Scan a head at R = 4: most columns lie near the middle of k-space."""
+    image = rasterise(head_phantom(np.random.default_rng(3), 0.1), (256, 256), "mr")
+    sampled = np.zeros(image.shape, bool)
+    sampled[:, column_mask(256, 4.0, 20, "random", rng) > 0] = True
+    kspace = centred_fft(image[None].astype(np.complex64), (-2, -1))
+    return (kspace + level * complex_normal(rng, kspace.shape)) * sampled, sampled
+
+
+@pytest.mark.parametrize("level", [0.04, 0.2])
+def test_noise_level_of_one_coil_is_not_its_signal(rng, level):
+    kspace, sampled = one_coil(rng, level)
+    estimate = noise_level(kspace.astype(np.complex64), sampled, k_radius(*sampled.shape))
+    assert estimate == pytest.approx(level, rel=0.15)
+
+
+def test_corners_that_were_filled_with_zeros_hide_no_noise(rng):
+    kspace, sampled = one_coil(rng, 0.05)
+    frequency = k_radius(*sampled.shape)
+    kspace = kspace * (frequency < 1)
+    estimate = noise_level(kspace.astype(np.complex64), sampled, frequency)
+    assert estimate == pytest.approx(0.05, rel=0.15)
+    assert noise_level(np.zeros((1, 256, 256), np.complex64), sampled, frequency) == 0
+
+
+def test_radius_is_one_at_the_edges_and_root_two_in_the_corner():
+    radius = k_radius(8, 6)
+    assert radius[4, 3] == 0
+    assert radius[0, 3] == radius[4, 0] == 1
+    assert radius[0, 0] == pytest.approx(np.sqrt(2))

@@ -43,6 +43,9 @@ class Example:
     target: NDArray[np.float32]
 
 
+OWN_NOISE = 1.3
+"""An estimate of the noise of an image with noise added may be this many times what was added."""
+
 FINER: dict[TrainingTask, int] = {"ct": CT_FINER, "ct-fan": CT_FINER}
 """How many times as fine as what is reconstructed a task's simulator wants its image, if not 1."""
 
@@ -230,7 +233,11 @@ def simulate_denoise(
     else:
         noisy = add_gaussian(image, level, rng)
     known = None if rng.random() < 0.5 else level
-    problem = build_denoise_problem(noisy.astype(np.float32), modality, known)
+    noisy = noisy.astype(np.float32)
+    problem = build_denoise_problem(noisy, modality, known)
+    # Noise that an image brought along stays in the target: who is told of it must not keep it.
+    if problem.noise_level * problem.scale > OWN_NOISE * level:
+        problem = build_denoise_problem(noisy, modality, level)
     return Example(problem, _target(image, problem))
 
 

@@ -74,7 +74,6 @@ class Variant:
 PARTS: dict[str, Variant] = {
     "whole": Variant(),
     "times down to 0.03": Variant(t_last=0.03),
-    "times down to 0.001": Variant(t_last=0.001),
     "1 step": Variant(n_steps=1),
     "without the residual (Krylov features)": Variant(residual=False),
     "without noise level, task and modality": Variant(conditioned=False),

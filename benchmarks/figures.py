@@ -101,9 +101,8 @@ def steps() -> plt.Figure:
     for case in CASES:  # more lines could not be told apart
         methods = results[case]
         peers = [method["psnr_db"] for name, method in methods.items() if name not in BASELINES]
-        if peers:
-            over = [methods[name]["psnr_db"] - max(peers) for name in OURS]
-            axis.plot((1, 4, 8), over, marker=".", label=case)
+        over = [methods[name]["psnr_db"] - max(peers) for name in OURS]
+        axis.plot((1, 4, 8), over, marker=".", label=case)
     axis.axhline(0, color=PEER_COLOUR)
     axis.set_xticks((1, 4, 8))
     axis.set_xlabel("sampler steps")

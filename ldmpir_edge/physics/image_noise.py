@@ -15,10 +15,11 @@ RAYLEIGH_MEAN = float(np.sqrt(np.pi / 2))
 BACKGROUND_WINDOW = 7
 DARK = 1.3 * RAYLEIGH_MEAN
 """Means over a window that are below this many noise levels are background."""
-BACKGROUND_SHARE = (0.01, 0.97)
-"""Of the pixels: with less it cannot be measured, with more there is no object in front of it."""
-NOISE_ALONE = (0.9, 1.2)
-"""How bright a background may be, where the magnitude of noise alone is 1."""
+LEAST_BACKGROUND = 0.01
+"""Share of the pixels that must be background for it to be measured."""
+NOISE_ALONE = (0.95, 1.2)
+"""How bright a background may be, where the magnitude of noise alone is 1. Uniform noise, as in the
+background of maps and phases, is at 0.91."""
 NOISE_POWER = 1.4
 """Power of the noise to take off, in units of the variance of a component. Twice the variance is
 unbiased in the power, once in a bright magnitude; between them, the root is nearest to the signal
@@ -77,8 +78,7 @@ def rician_noise_level(magnitude: NDArray[np.floating]) -> float | None:
     mean = ndimage.uniform_filter(magnitude.astype(np.float64), BACKGROUND_WINDOW)
     least = ndimage.minimum_filter(magnitude, BACKGROUND_WINDOW)
     background = (mean < DARK * most) & (least > 0)
-    least_share, most_share = BACKGROUND_SHARE
-    if not least_share < background.mean() < most_share:
+    if background.mean() < LEAST_BACKGROUND:
         return None
     spread = np.median(np.abs(noise_response(magnitude))[background]) / NORMAL_MEDIAN
     level = float(spread / RAYLEIGH_DEVIATION)

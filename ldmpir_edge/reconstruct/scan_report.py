@@ -37,7 +37,7 @@ HEADINGS: dict[Task, str] = {
     "inpaint": "Input, filled in",
     "super-resolve": "Input, interpolated",
 }
-CLASSICAL: dict[Task, str] = {"mri": "CG-SENSE", "denoise": "Input, noise bias off"}
+CLASSICAL: dict[Task, str] = {"mri": "CG-SENSE", "denoise": "Input, noise bias reduced"}
 """Where the classical image is another than the one untreated."""
 OURS = "LDM-PIR"
 SCORED = ("unreconstructed", "classical", "ours")

@@ -86,7 +86,7 @@ def prepare_mri(
         What the file says was sampled, or None; see `sampled_positions`.
     noise_samples
         `(coils, n)` complex64 of a noise scan, or None: the level is then estimated from the
-        edge of k-space and the coils are taken as equally noisy.
+        corners of k-space and the coils are taken as equally noisy.
     recon_matrix
         (readout, phase encode) size of the wanted image; a larger one than was encoded is
         reached by zero filling.

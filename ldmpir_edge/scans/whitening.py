@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from ldmpir_edge.errors import ScanDataError, ShapeError
 
 _MAD_TO_STD = 1.4826  # of a normal distribution
-_CORNERS = 0.03
+_OUTERMOST = 0.03
 """Share of the samples, those of highest frequency, that the noise is told from."""
+_FILTERED = 0.5
+"""Corners with less than this share of the noise inside the circle were filtered."""
 
 
 def noise_covariance(noise_samples: NDArray[np.complex64]) -> NDArray[np.complex128]:
@@ -87,8 +89,9 @@ def noise_level(
 
     The median absolute deviation over the samples of highest frequency is robust against the
     little signal that reaches them; it overestimates the noise of a nearly noise-free scan.
-    The edge of the readout alone overestimated that of one coil by half, and by as much as
-    twice: at R = 4 most columns lie near the middle, where there is signal to the last row.
+    The edge of the readout alone would, with one coil at R = 4, be read as one and a half to two
+    times the noise: most columns lie near the middle, where there is signal to the last row.
+    Where corners were filtered off, the samples just inside the inscribed circle are asked.
 
     Parameters
     ----------
@@ -107,9 +110,18 @@ def noise_level(
     """
     # A scanner that fills corners with zeros measured nothing there.
     there = sampled & (kspace != 0).any(axis=0)
+    corners, inside = (
+        _outermost(kspace, there & part, frequency) for part in (True, frequency <= 1)
+    )
+    return inside if corners < _FILTERED * inside else corners
+
+
+def _outermost(
+    kspace: NDArray[np.complex64], there: NDArray[np.bool_], frequency: NDArray[np.float64]
+) -> float:
     if not there.any():
         return 0.0
-    outermost = there & (frequency >= np.quantile(frequency[there], 1.0 - _CORNERS))
+    outermost = there & (frequency >= np.quantile(frequency[there], 1.0 - _OUTERMOST))
     values = kspace[:, outermost]
     deviations = np.abs(np.concatenate([values.real.ravel(), values.imag.ravel()]))
     return float(_MAD_TO_STD * np.median(deviations))

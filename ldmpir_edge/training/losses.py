@@ -54,7 +54,7 @@ def root_mean_square(x: Tensor, target: Tensor) -> Tensor:
 
 
 def image_loss(x: Tensor, target: Tensor, x1: Tensor, ssim_weight: float) -> Tensor:
-    """Return Charbonnier + `ssim_weight` · (1 − SSIM) + RMS, each relative to the error of x1.
+    """Return the mean of Charbonnier + `ssim_weight` · (1 − SSIM) and RMS, relative to those of x1.
 
     Without the division the hardest examples set the direction, and tasks whose starting image
     is already good get worse than it (inpainting lost 4 dB); decibels are ratios.
@@ -65,7 +65,7 @@ def image_loss(x: Tensor, target: Tensor, x1: Tensor, ssim_weight: float) -> Ten
     absolute = charbonnier(x, target) + ssim_weight * (1 - ssim(x, target))
     relative = absolute / (charbonnier(x1, target) + ERROR_FLOOR)
     spread = root_mean_square(x, target) / (root_mean_square(x1, target) + ERROR_FLOOR)
-    return relative + spread
+    return (relative + spread) / 2
 
 
 def _magnitude(x: Tensor) -> Tensor:

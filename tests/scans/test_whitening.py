@@ -84,11 +84,25 @@ def one_coil(rng: np.random.Generator, level: float) -> tuple[np.ndarray, np.nda
     return (kspace + level * complex_normal(rng, kspace.shape)) * sampled, sampled
 
 
-@pytest.mark.parametrize("level", [0.04, 0.2])
-def test_noise_level_of_one_coil_is_not_its_signal(rng, level):
-    kspace, sampled = one_coil(rng, level)
-    estimate = noise_level(kspace.astype(np.complex64), sampled, k_radius(*sampled.shape))
-    assert estimate == pytest.approx(level, rel=0.15)
+def test_noise_level_of_one_coil_is_hardly_its_signal():
+    estimates, at_the_edge = [], []
+    for seed in range(5):
+        kspace, sampled = one_coil(np.random.default_rng(seed), 0.02)
+        frequency = k_radius(*sampled.shape)
+        estimates.append(noise_level(kspace.astype(np.complex64), sampled, frequency))
+        edge = kspace[:, [*range(8), *range(248, 256)]][:, sampled[:16]]
+        at_the_edge.append(1.4826 * np.median(np.abs([edge.real, edge.imag])))
+    assert np.median(estimates) == pytest.approx(0.02, rel=0.25)
+    assert np.median(at_the_edge) > 0.026
+
+
+@pytest.mark.parametrize("width", [0.05, 0.1])
+def test_filtered_corners_hide_little_of_the_noise(rng, width):
+    kspace, sampled = one_coil(rng, 0.05)
+    frequency = k_radius(*sampled.shape)
+    fermi = 1 / (1 + np.exp((frequency - 1) / width))
+    estimate = noise_level((kspace * fermi).astype(np.complex64), sampled, frequency)
+    assert 0.02 < estimate < 0.06
 
 
 def test_corners_that_were_filled_with_zeros_hide_no_noise(rng):

@@ -9,12 +9,12 @@ PSNR and SSIM: magnitude with the reference's maximum as range for MRI; [-1000, 
 Means over slices with 95 % bootstrap intervals, and 5th percentiles: few slices, of few patients,
 say less about the next patient than the intervals do.
 
-"Classical" is what the appliance falls back to: CG-SENSE with a magnitude prior, FBP, the noisy image
-(a magnitude without its Rician bias), its Gaussian filling, or the cubic interpolation. With --peers,
-the published methods that `tune_peers.py` has tuned for a case on training slices (or for one like it:
-`peers.TUNED_AS`; or that have nothing to tune) run, too. `--peers-from` takes their numbers from an
-earlier run where its classical images score the same, since they do not hang on the bundle, and runs
-them elsewhere.
+"Classical" is what the appliance falls back to: CG-SENSE with a magnitude prior, FBP, the noisy
+image (a magnitude without its Rician bias), its Gaussian filling, or the cubic interpolation. With
+--peers, the published methods that `tune_peers.py` has tuned for a case on training slices (or for
+one like it: `peers.TUNED_AS`; or that have nothing to tune) run, too. `--peers-from` takes their
+numbers from an earlier run where its classical images score the same, since they do not hang on
+the bundle, and runs them elsewhere.
 """
 
 from __future__ import annotations

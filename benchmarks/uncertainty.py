@@ -3,7 +3,7 @@
     python benchmarks/uncertainty.py [--bundle ldmpir-2m] [--backend openvino] [-o results.json]
 
 The map is the product's own: the standard deviation over 8 samples of the bridge, with noise in
-the first of 4 steps, smoothed, and half of the image's local detail. The error is that of the image
+the first of 4 steps, smoothed, and the image's local detail. The error is that of the image
 that is delivered, the deterministic one. Over the pixels of the object (of inpainting those that
 were missing: the others are copied), for each slice:
 

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from quality import DATA
 
 from ldmpir_edge.training.images import load_folder
 from ldmpir_edge.training.loop import Trainer
 from ldmpir_edge.training.recipe import read_recipe
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-DATA = REPOSITORY.parent / "shared" / "data"
-RECIPE = REPOSITORY / "models" / "ldmpir-2m" / "run-7.toml"
+RECIPE = Path(__file__).resolve().parents[1] / "models" / "ldmpir-2m" / "run-7.toml"
 HELD_OUT = ("btp09", "lidc0314")
 CHECKPOINT_EVERY = 200
 AVERAGED = ("model", "average")
@@ -33,9 +32,9 @@ AVERAGED = ("model", "average")
 class PairedTrainer(Trainer):
     """A trainer that takes the mean with its partner every `every` updates."""
 
-    rank: int
-    every: int
-    meeting: Path
+    def __init__(self, *args: Any, rank: int, every: int, meeting: Path, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.rank, self.every, self.meeting = rank, every, meeting
 
     def _step(self, *args: Any) -> Any:
         result = super()._step(*args)
@@ -72,6 +71,8 @@ def main() -> None:
         parser.error(f"{CHECKPOINT_EVERY} updates, a checkpoint, are no multiple of {args.every}")
     torch.set_num_threads(1)
     config, recipe = read_recipe(args.recipe)
+    meeting = args.output / "meeting"
+    meeting.mkdir(parents=True, exist_ok=True)
     stacks = load_folder(DATA / "mri" / "train", DATA / "ct" / "train")
     held_out = [stack for stack in stacks if stack.name.startswith(HELD_OUT)]
     trainer = PairedTrainer(
@@ -83,9 +84,10 @@ def main() -> None:
         initial=args.initial,
         # One of the two is enough to measure the mean of both.
         held_out=held_out if args.rank == 0 else (),
+        rank=args.rank,
+        every=args.every,
+        meeting=meeting,
     )
-    trainer.rank, trainer.every, trainer.meeting = args.rank, args.every, args.output / "meeting"
-    trainer.meeting.mkdir(parents=True, exist_ok=True)
     print(trainer.run(lambda row: print(row["update"], row["task"], row["loss"], flush=True)))
 
 

@@ -44,7 +44,10 @@ def estimate_noise_level(image: NDArray[np.floating]) -> float:
     The median absolute response of a filter that removes locally planar structure: edges are
     outliers to a median. Source: Immerkaer, CVIU 64(2), 1996; Donoho, IEEE TIT 41(3), 1995.
     """
-    response = np.abs(noise_response(image))
+    return _typical(np.abs(noise_response(image)))
+
+
+def _typical(response: NDArray[np.float64]) -> float:
     # Exact zeros come from clipped background, which would hide the noise of the object.
     alive = response[response > 0]
     if alive.size == 0:
@@ -74,13 +77,14 @@ def rician_noise_level(magnitude: NDArray[np.floating]) -> float | None:
 
     if (magnitude < 0).any():
         return None
-    most = estimate_noise_level(magnitude) / RAYLEIGH_DEVIATION
+    response = np.abs(noise_response(magnitude))
+    most = _typical(response) / RAYLEIGH_DEVIATION
     mean = ndimage.uniform_filter(magnitude.astype(np.float64), BACKGROUND_WINDOW)
     least = ndimage.minimum_filter(magnitude, BACKGROUND_WINDOW)
     background = (mean < DARK * most) & (least > 0)
     if background.mean() < LEAST_BACKGROUND:
         return None
-    spread = np.median(np.abs(noise_response(magnitude))[background]) / NORMAL_MEDIAN
+    spread = np.median(response[background]) / NORMAL_MEDIAN
     level = float(spread / RAYLEIGH_DEVIATION)
     darkest, brightest = NOISE_ALONE
     brightness = float(magnitude[background].mean())

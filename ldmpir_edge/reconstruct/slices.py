@@ -271,7 +271,7 @@ def _prepare_image(scan: ImageScan, index: int, task: Task) -> PreparedSlice:
     to_scan = _real_part(problem, lowest=0.0 if is_magnitude else -np.inf)
     measured = None if known is None else known.astype(np.float32)
     prepared = PreparedSlice(problem, to_scan, problem.x1, measured=measured)
-    if task != "denoise":
+    if task != "denoise" or not is_magnitude:
         return prepared
     untreated = pad_image(to_planes(((image - problem.offset) / problem.scale).astype(np.float32)))
     if np.array_equal(untreated, problem.x1):

@@ -132,12 +132,10 @@ def prepare_mri(
     is_hybrid = sampled.ndim == 1
     # Columns that were not sampled stay zero whatever is done to them: they are left out.
     samples = compress(kspace[:, :, sampled] if is_hybrid else kspace * sampled, mixing)
-    frequency = k_radius(height, width)
-    if is_hybrid:
-        measured, frequency = np.ones(samples.shape[1:], np.bool_), frequency[:, sampled]
-    else:
-        measured = sampled
-    level = 1.0 if factor is not None else noise_level(samples, measured, frequency)
+    level = 1.0
+    if factor is None:
+        frequency = k_radius(height, width)
+        level = noise_level(samples, frequency[:, sampled] if is_hybrid else frequency)
 
     readout = recon_matrix[0] if is_hybrid else height
     shape = (readout, width)

@@ -80,11 +80,7 @@ def whiten(samples: NDArray[np.complex64], factor: NDArray[np.complex128]) -> ND
     return whitened
 
 
-def noise_level(
-    kspace: NDArray[np.complex64],
-    sampled: NDArray[np.bool_],
-    frequency: NDArray[np.float64],
-) -> float:
+def noise_level(kspace: NDArray[np.complex64], frequency: NDArray[np.float64]) -> float:
     """Estimate the noise's standard deviation per real component from the corners of k-space.
 
     The median absolute deviation over the samples of highest frequency is robust against the
@@ -96,9 +92,7 @@ def noise_level(
     Parameters
     ----------
     kspace
-        `(coils, readout, phase_encode)` complex.
-    sampled
-        `(readout, phase_encode)` bool; at least one true.
+        `(coils, readout, phase_encode)` complex, zero where nothing was sampled.
     frequency
         `(readout, phase_encode)`, distance from the middle of k-space; see `k_radius`.
 
@@ -108,11 +102,10 @@ def noise_level(
 
     Source: Rousseeuw & Croux, JASA 88(424), 1993, for the constant 1.4826.
     """
-    # A scanner that fills corners with zeros measured nothing there.
-    there = sampled & (kspace != 0).any(axis=0)
-    corners, inside = (
-        _outermost(kspace, there & part, frequency) for part in (True, frequency <= 1)
-    )
+    # A scanner that fills corners with zeros measured nothing there, either.
+    there = (kspace != 0).any(axis=0)
+    corners = _outermost(kspace, there, frequency)
+    inside = _outermost(kspace, there & (frequency <= 1), frequency)
     return inside if corners < _FILTERED * inside else corners
 
 

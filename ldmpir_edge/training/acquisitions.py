@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -233,11 +233,10 @@ def simulate_denoise(
     else:
         noisy = add_gaussian(image, level, rng)
     known = None if rng.random() < 0.5 else level
-    noisy = noisy.astype(np.float32)
-    problem = build_denoise_problem(noisy, modality, known)
+    problem = build_denoise_problem(noisy.astype(np.float32), modality, known)
     # Noise that an image brought along stays in the target: who is told of it must not keep it.
     if problem.noise_level * problem.scale > OWN_NOISE * level:
-        problem = build_denoise_problem(noisy, modality, level)
+        problem = replace(problem, noise_level=level / problem.scale)
     return Example(problem, _target(image, problem))
 
 

@@ -71,7 +71,7 @@ def test_noise_level_is_found_under_a_signal(acquisition, rng, level):
     kspace = acquisition.kspace + level * complex_normal(rng, acquisition.kspace.shape)
     sampled = np.zeros(kspace.shape[1:], bool)
     sampled[:, ::3] = True
-    estimate = noise_level(kspace.astype(np.complex64), sampled, k_radius(*sampled.shape))
+    estimate = noise_level((kspace * sampled).astype(np.complex64), k_radius(*sampled.shape))
     assert estimate == pytest.approx(level, rel=0.15)
 
 
@@ -89,7 +89,7 @@ def test_noise_level_of_one_coil_is_hardly_its_signal():
     for seed in range(5):
         kspace, sampled = one_coil(np.random.default_rng(seed), 0.02)
         frequency = k_radius(*sampled.shape)
-        estimates.append(noise_level(kspace.astype(np.complex64), sampled, frequency))
+        estimates.append(noise_level(kspace.astype(np.complex64), frequency))
         edge = kspace[:, [*range(8), *range(248, 256)]][:, sampled[:16]]
         at_the_edge.append(1.4826 * np.median(np.abs([edge.real, edge.imag])))
     assert np.median(estimates) == pytest.approx(0.02, rel=0.25)
@@ -101,7 +101,7 @@ def test_filtered_corners_hide_little_of_the_noise(rng, width):
     kspace, sampled = one_coil(rng, 0.05)
     frequency = k_radius(*sampled.shape)
     fermi = 1 / (1 + np.exp((frequency - 1) / width))
-    estimate = noise_level((kspace * fermi).astype(np.complex64), sampled, frequency)
+    estimate = noise_level((kspace * fermi).astype(np.complex64), frequency)
     assert 0.02 < estimate < 0.06
 
 
@@ -109,9 +109,9 @@ def test_corners_that_were_filled_with_zeros_hide_no_noise(rng):
     kspace, sampled = one_coil(rng, 0.05)
     frequency = k_radius(*sampled.shape)
     kspace = kspace * (frequency < 1)
-    estimate = noise_level(kspace.astype(np.complex64), sampled, frequency)
+    estimate = noise_level(kspace.astype(np.complex64), frequency)
     assert estimate == pytest.approx(0.05, rel=0.15)
-    assert noise_level(np.zeros((1, 256, 256), np.complex64), sampled, frequency) == 0
+    assert noise_level(np.zeros((1, 256, 256), np.complex64), frequency) == 0
 
 
 def test_radius_is_one_at_the_edges_and_root_two_in_the_corner():

@@ -150,7 +150,12 @@ def ct(
 
 
 def image_task(
-    task: Task, noise: float = 0.05, *, rician: bool = False, columns: bool = False
+    task: Task,
+    noise: float = 0.05,
+    *,
+    rician: bool = False,
+    columns: bool = False,
+    factor: int = 2,
 ) -> Callable[..., Case]:
     def make(image: np.ndarray, modality: Modality, rng: np.random.Generator) -> Case:
         unit = 2000.0 if modality == "ct" else float(np.percentile(image, 99.5))
@@ -168,7 +173,7 @@ def image_task(
         elif task == "inpaint":
             pixels = np.where(rng.random(reference.shape) < 0.3, np.nan, reference)
         else:
-            pixels = BlurDecimateOp(reference.shape, 2).forward(reference.astype(np.float64))
+            pixels = BlurDecimateOp(reference.shape, factor).forward(reference.astype(np.float64))
         return image_scan(pixels, modality), task, reference
 
     return make
@@ -226,6 +231,8 @@ FURTHER_CASES: dict[str, tuple[Modality, Callable[..., Case]]] = {
     "inpaint CT, 30 % missing": ("ct", image_task("inpaint")),
     "super-resolve CT, x2": ("ct", image_task("super-resolve")),
     "inpaint CT, 10 % of detector columns missing": ("ct", image_task("inpaint", columns=True)),
+    "super-resolve MR, x4": ("mr", image_task("super-resolve", factor=4)),
+    "super-resolve CT, x4": ("ct", image_task("super-resolve", factor=4)),
 }
 
 
@@ -250,11 +257,18 @@ def images(modality: Modality, n: int) -> Iterator[np.ndarray]:
         yield rasterise(ellipses, (size, size), "mr" if modality == "mr" else "hu")
 
 
-def peer_images(case: str, scan: Scan, task: Task) -> Iterator[tuple[str, np.ndarray]]:
+def enlargement(scan: Scan, task: Task, reference: np.ndarray) -> int | None:
+    """Return the factor of a case of super-resolution, and None for the others."""
+    return reference.shape[0] // scan.image_shape[0] if task == "super-resolve" else None
+
+
+def peer_images(
+    case: str, scan: Scan, task: Task, factor: int | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the name and the image of every published method that is ready for a case."""
     from peers import NOTHING_TO_TUNE, PEERS, MissingPeerError, measurement, tuned
 
-    given = measurement(scan, task)
+    given = measurement(scan, task, factor)
     is_magnitude = (
         task == "denoise" and scan.info.modality == "mr" and not (scan.image(0) < 0).any()
     )
@@ -324,7 +338,7 @@ def main() -> None:
             rng = np.random.default_rng([args.seed, number, k])
             scan, task, reference = make(image, modality, rng)
             cases.append((scan, task, reference))
-            prepared = prepare_slice(scan, 0, task)
+            prepared = prepare_slice(scan, 0, task, enlargement(scan, task, reference))
             problem = prepared.problem
             shown = dict(zip(BASELINES, (prepared.unreconstructed, problem.x1), strict=True))
             for n_steps in args.steps:
@@ -341,7 +355,8 @@ def main() -> None:
         if peers is None and (args.peers or earlier):
             rows.clear()
             for scan, task, reference in cases:
-                for method, peer_image in peer_images(name, scan, task):
+                factor = enlargement(scan, task, reference)
+                for method, peer_image in peer_images(name, scan, task, factor):
                     rows[method].append(score(peer_image, reference, modality))
             peers = {method: summary(scores) for method, scores in rows.items()}
         table[name] |= peers or {}

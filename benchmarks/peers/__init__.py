@@ -21,7 +21,7 @@ import numpy as np
 from ldmpir_edge.physics.fourier import centred_fft
 from ldmpir_edge.physics.image_problem import build_denoise_problem
 from ldmpir_edge.physics.problem import Task
-from ldmpir_edge.reconstruct.slices import ENLARGEMENT
+from ldmpir_edge.reconstruct.slices import resolve_factor
 from ldmpir_edge.scans.model import ImageScan, KspaceScan, Scan, SinogramScan
 from ldmpir_edge.scans.prepare_mri import prepare_mri
 from peers.ct import cgls, fista_tv, sirt
@@ -77,14 +77,14 @@ PEERS: dict[Task, dict[str, Peer]] = {
 }
 
 
-def measurement(scan: Scan, task: Task) -> dict[str, Any]:
+def measurement(scan: Scan, task: Task, factor: int | None = None) -> dict[str, Any]:
     """Return the keyword arguments that every peer of `task` takes, for slice 0 of a scan.
 
     MRI: `kspace` (C, H, W), `csm` of the product's own estimation, `mask`, on the grid and in the
     unit of the scan (one without a noise scan: nothing is whitened). CT: `sinogram`, `geometry`,
     `image_shape`, `pixel_spacing_mm`, `mu_water_per_mm`. Images: `image`, and the `noise_level`
-    that the product estimates, or the `factor` of enlargement; a magnitude to be denoised is freed
-    of its Rician bias as for the product's own network.
+    that the product estimates, or the `factor` of super-resolution; a magnitude to be denoised is
+    freed of its Rician bias as for the product's own network.
     """
     if isinstance(scan, KspaceScan):
         made = prepare_mri(scan.kspace(0), scan.mask, scan.noise_samples, scan.recon_matrix)
@@ -107,7 +107,9 @@ def measurement(scan: Scan, task: Task) -> dict[str, Any]:
             "image": made.x1[0, :height, :width] * made.scale + made.offset,
             "noise_level": made.noise_level * made.scale,
         }
-    return {"image": image, "factor": ENLARGEMENT} if task == "super-resolve" else {"image": image}
+    if task == "super-resolve":
+        return {"image": image, "factor": resolve_factor(task, factor)}
+    return {"image": image}
 
 
 def tuned(case: str, name: str) -> dict[str, Any]:

@@ -51,6 +51,10 @@ BackendOption = Annotated[
         autocompletion=complete_backend,
     ),
 ]
+FactorOption = Annotated[
+    int | None,
+    typer.Option(help="Of super-resolve: 2 or 4 times as many rows and columns; else 2."),
+]
 ConfigOption = Annotated[
     Path, typer.Option("--config", help="The appliance's TOML file.", metavar="FILE")
 ]

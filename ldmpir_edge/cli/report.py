@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ldmpir_edge.cli.output import print_json, print_note, print_result, progress_bar
-from ldmpir_edge.cli.parameters import BackendOption, BundleOption
+from ldmpir_edge.cli.parameters import BackendOption, BundleOption, FactorOption
 from ldmpir_edge.cli.run import ImageTask, PrecisionName, group_scans
 from ldmpir_edge.errors import UsageError
 
@@ -33,6 +33,7 @@ def report(
         int | None, typer.Option(min=1, help="Sampler steps: 1 preview, 4 default, 8 quality.")
     ] = None,
     task: Annotated[ImageTask | None, typer.Option(help="For image input.")] = None,
+    factor: FactorOption = None,
     samples: Annotated[
         int, typer.Option(min=0, help="Draw so many samples for a map of uncertainty.")
     ] = 0,
@@ -66,7 +67,7 @@ def report(
     )
     checks: list[dict[str, Any]] = []
     with open_scan(group if len(group) > 1 else group[0]) as scan:
-        header = reconstructor.header(scan, task=wanted)
+        header = reconstructor.header(scan, task=wanted, factor=factor)
         path = output or Path(f"{header.stem}-report.html")
         refuse_input(path, scan.files)
         if slices is None:
@@ -76,7 +77,12 @@ def report(
             check_fits(shown, header.shape)
         seen = ScanReport(scan, header, shown, samples)
         stream = reconstructor.stream(
-            scan, task=wanted, slices=shown, n_samples=samples, observe=seen.observe
+            scan,
+            task=wanted,
+            factor=factor,
+            slices=shown,
+            n_samples=samples,
+            observe=seen.observe,
         )
         make_folder(path.parent)
         with closing(stream), progress_bar(f"reconstructing {group[0].name}") as progress:

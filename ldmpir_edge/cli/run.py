@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ldmpir_edge.cli.output import print_json, print_note, print_result, progress_bar
-from ldmpir_edge.cli.parameters import BackendOption, BundleOption, complete_formats
+from ldmpir_edge.cli.parameters import (
+    BackendOption,
+    BundleOption,
+    FactorOption,
+    complete_formats,
+)
 from ldmpir_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,6 +65,7 @@ def run(
         int | None, typer.Option(min=0, help="Draw one sample instead of the mean.")
     ] = None,
     task: Annotated[ImageTask | None, typer.Option(help="For image input.")] = None,
+    factor: FactorOption = None,
     formats: Annotated[
         str,
         typer.Option(
@@ -105,7 +111,9 @@ def run(
     if not reconstructor.bundle.manifest.verified:
         print_note("this bundle was exported with --no-gate: nobody checked its image")
     for group in group_scans(scans):
-        _run_one(reconstructor, group, output, wanted, task, seed, report, with_page=with_page)
+        _run_one(
+            reconstructor, group, output, wanted, task, factor, seed, report, with_page=with_page
+        )
     report["backend"] = reconstructor.backend
     reason = reconstructor.reason
     reconstructor.close()
@@ -127,6 +135,7 @@ def _run_one(
     output: Path,
     formats: Sequence[str],
     task: ImageTask | None,
+    factor: int | None,
     seed: int | None,
     report: dict[str, Any],
     *,
@@ -140,11 +149,13 @@ def _run_one(
     notes: dict[str, None] = {}
     fallbacks: list[str] = []
     with open_scan(group if len(group) > 1 else group[0]) as scan:
-        header = reconstructor.header(scan, task=wanted)
+        header = reconstructor.header(scan, task=wanted, factor=factor)
         seen = _open_report(scan, header) if with_page else None
         observe = seen.observe if seen else None
         with (
-            closing(reconstructor.stream(scan, task=wanted, seed=seed, observe=observe)) as slices,
+            closing(
+                reconstructor.stream(scan, task=wanted, factor=factor, seed=seed, observe=observe)
+            ) as slices,
             open_outputs(header, output, formats) as outputs,
             progress_bar(f"reconstructing {group[0].name}") as progress,
         ):

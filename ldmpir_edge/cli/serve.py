@@ -159,13 +159,18 @@ def _check(settings: ServeConfig, as_json: bool) -> None:
                 ("label", route.label),
                 ("bundle", f"{bundle.path} ({bundle.trust})"),
                 ("promoted", f"in place of {route.bundle}" if is_promoted else "no"),
-                ("task", route.task or "by the scan"),
+                ("task", _task(route)),
                 ("variants", ", else ".join(choice)),
                 ("deadline", f"{route.deadline_s:g} s" if route.deadline_s else "none"),
                 ("collects", _collects(route, settings)),
                 ("delivers to", ", ".join(settings.targets(route)) or "HTTP download only"),
             ],
         )
+
+
+def _task(route: Route) -> str:
+    by = f" by {route.factor}" if route.factor else ""
+    return f"{route.task or 'by the scan'}{by}"
 
 
 def _collects(route: Route, settings: ServeConfig) -> str:

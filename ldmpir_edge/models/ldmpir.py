@@ -95,12 +95,17 @@ class LdmPir(nn.Module):
         gram = normal_operator(family, tables)
         features = krylov_features(residual, gram, self.config.n_krylov)
         embedding = self.embed(t, noise_level, condition)
-        correction = self.unet(torch.cat([x_t, x1, *features], dim=1), embedding)
+        correction = self.correct(torch.cat([x_t, x1, *features], dim=1), embedding)
         # As rows of pixels: OpenVINO would else carry the network's layout, channels last, into
         # the physics, which then spends a fifth of its time on moving pixels about.
         x0_hat = (x_t.flatten(1) + correction.flatten(1)).reshape_as(x_t)
         lam = self.weight(x0_hat, noise_level, embedding, condition)
         return data_consistency(x0_hat, b, lam, family, tables, n_cg)
+
+    def correct(self, images: Tensor, embedding: Tensor) -> Tensor:
+        """Return the network's `(B, 2, H, W)` correction of x_t, given all that it sees."""
+        correction: Tensor = self.unet(images, embedding)
+        return correction
 
     def weight(
         self, x0_hat: Tensor, noise_level: Tensor, embedding: Tensor, condition: Tensor

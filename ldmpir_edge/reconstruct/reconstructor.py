@@ -31,6 +31,7 @@ from ldmpir_edge.reconstruct.slices import (
     output_info,
     output_shape,
     prepare_slice,
+    resolve_factor,
     resolve_task,
 )
 from ldmpir_edge.runtimes import SelectedEngine, get_backend, load_engine
@@ -134,6 +135,7 @@ class Reconstructor:
         scan: Path | str | Sequence[Path | str] | Scan,
         *,
         task: Task | None = None,
+        factor: int | None = None,
         seed: int | None = None,
         on_slice: Callable[[int, int], None] | None = None,
     ) -> Reconstruction:
@@ -145,7 +147,9 @@ class Reconstructor:
             A path, several files of one DICOM series, or an open scan.
         task
             For image input: `denoise` (default), `inpaint` (missing pixels are NaN) or
-            `super-resolve` (by 2).
+            `super-resolve`.
+        factor
+            Of super-resolution, 2 (default) or 4: as many times as many rows and columns.
         seed
             Draws one sample of the bridge; None gives the deterministic mean.
         on_slice
@@ -164,10 +168,10 @@ class Reconstructor:
         """
         if not isinstance(scan, Scan):
             with open_scan(scan) as opened:
-                return self(opened, task=task, seed=seed, on_slice=on_slice)
-        header = self.header(scan, task=task)
+                return self(opened, task=task, factor=factor, seed=seed, on_slice=on_slice)
+        header = self.header(scan, task=task, factor=factor)
         pieces: list[ReconstructedSlice] = []
-        with closing(self.stream(scan, task=task, seed=seed)) as stream:
+        with closing(self.stream(scan, task=task, factor=factor, seed=seed)) as stream:
             for piece in stream:
                 pieces.append(piece)
                 if on_slice is not None:
@@ -182,21 +186,23 @@ class Reconstructor:
             input_files=header.input_files,
         )
 
-    def header(self, scan: Scan, *, task: Task | None = None) -> VolumeHeader:
+    def header(
+        self, scan: Scan, *, task: Task | None = None, factor: int | None = None
+    ) -> VolumeHeader:
         """Describe the volume that `stream` will give, before anything is read or prepared.
 
         Raises
         ------
         UsageError
-            The task does not go with the kind of scan.
+            The task does not go with the kind of scan, or the factor not with the task.
         UnsupportedSizeError
             The scan is larger or smaller than the bundle takes.
         """
         resolved = resolve_task(scan, task)
-        self.limits.check(*least_grid(scan, resolved))
+        self.limits.check(*least_grid(scan, resolved, factor))
         return VolumeHeader(
-            shape=(scan.n_slices, *output_shape(scan, resolved)),
-            info=output_info(scan.info, resolved),
+            shape=(scan.n_slices, *output_shape(scan, resolved, factor)),
+            info=output_info(scan.info, resolved, factor),
             stem=_stem(scan.path),
             input_files=scan.files,
         )
@@ -206,6 +212,7 @@ class Reconstructor:
         scan: Scan,
         *,
         task: Task | None = None,
+        factor: int | None = None,
         seed: int | None = None,
         withhold: Withhold | None = None,
         slices: Sequence[int] | None = None,
@@ -220,7 +227,7 @@ class Reconstructor:
 
         Parameters
         ----------
-        scan, task, seed
+        scan, task, factor, seed
             As for a call.
         withhold
             Asked before the engine gets a slice, by its index: a reason, or None. With a reason
@@ -244,15 +251,16 @@ class Reconstructor:
         ScanError, UnsupportedSizeError, BundleError, BackendError
             While iterating, of the slice that is the cause.
         """
-        self.header(scan, task=task)
+        self.header(scan, task=task, factor=factor)
         if n_samples and (n_samples < 2 or self.n_steps < 2):
             raise UsageError(
                 f"{n_samples} samples of {self.n_steps} steps have no spread; ask for at least two "
                 "of at least two"
             )
         order = range(scan.n_slices) if slices is None else slices
+        resolved = resolve_task(scan, task)
         return self._slices(
-            scan, order, resolve_task(scan, task), seed, withhold or _never, n_samples, observe
+            scan, order, resolved, factor, seed, withhold or _never, n_samples, observe
         )
 
     def engine(self, family: Family) -> SelectedEngine:
@@ -275,6 +283,7 @@ class Reconstructor:
         scan: Scan,
         order: Sequence[int],
         task: Task,
+        factor: int | None,
         seed: int | None,
         withhold: Withhold,
         n_samples: int,
@@ -285,7 +294,7 @@ class Reconstructor:
 
         def prepare(index: int) -> PreparedSlice:
             with self._timed("prepare"):
-                prepared = prepare_slice(scan, index, task)
+                prepared = prepare_slice(scan, index, task, factor)
             self._check_limits(prepared)
             return prepared
 
@@ -307,7 +316,7 @@ class Reconstructor:
                 self.comparison = Comparison(
                     prepared.to_scan(prepared.unreconstructed), image, scan.reference(index)
                 )
-            made = self._provenance(scan, task, seed, created, answer.backend)
+            made = self._provenance(scan, task, factor, seed, created, answer.backend)
             piece = ReconstructedSlice(index, image, made, checks, self._notes(prepared))
             if observe is not None:
                 with self._timed("report"):
@@ -348,7 +357,13 @@ class Reconstructor:
             )
 
     def _provenance(
-        self, scan: Scan, task: Task, seed: int | None, created: datetime, backend: str
+        self,
+        scan: Scan,
+        task: Task,
+        factor: int | None,
+        seed: int | None,
+        created: datetime,
+        backend: str,
     ) -> Provenance:
         return Provenance(
             input_sha256=scan.content_sha256,
@@ -358,6 +373,7 @@ class Reconstructor:
             backend=backend,
             n_steps=self.n_steps,
             task=task,
+            factor=resolve_factor(task, factor),
             software_version=ldmpir_edge.__version__,
             created=created,
             seed=seed,

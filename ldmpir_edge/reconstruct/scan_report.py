@@ -224,7 +224,7 @@ class ScanReport:
         rows = [
             ("Input", f"{self._scan.path.resolve().name}, {self._scan.n_slices} slices"),
             ("SHA-256 of the input", made.input_sha256),
-            ("Task", made.task),
+            ("Task", made.purpose),
             ("Bundle", f"{made.bundle_name} {model.version}, {reconstructor.bundle.trust}"),
             ("SHA-256 of the bundle", made.bundle_sha256),
             ("Engine", reconstructor.reason),

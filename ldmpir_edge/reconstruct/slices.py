@@ -23,8 +23,8 @@ from ldmpir_edge.scans.model import ImageScan, KspaceScan, Scan, ScanInfo, Sinog
 from ldmpir_edge.scans.prepare_mri import prepare_mri
 from ldmpir_edge.scans.reconstruction import ReconstructedSlice
 
-ENLARGEMENT = 2
-"""Super-resolution halves the pixel."""
+FACTORS = (2, 4)
+"""How many times as fine super-resolution makes the pixels; the first unless told."""
 RICIAN_NOTE = "what noise adds to a magnitude (the Rician bias) was taken off before denoising"
 
 ToScan = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -124,20 +124,40 @@ def resolve_task(scan: Scan, task: Task | None) -> Task:
     return own
 
 
-def prepare_slice(scan: Scan, index: int, task: Task) -> PreparedSlice:
-    """Read slice `index` and state its reconstruction for `task`.
+def resolve_factor(task: Task, factor: int | None) -> int:
+    """Return how many times as fine the pixels of the output are: 1 unless super-resolved.
+
+    Raises
+    ------
+    UsageError
+        The factor is none of `FACTORS`, or is given for another task.
+    """
+    if task != "super-resolve":
+        if factor is not None:
+            raise UsageError(f"--factor {factor} goes with --task super-resolve, not with {task}")
+        return 1
+    if factor is not None and factor not in FACTORS:
+        allowed = " or ".join(map(str, FACTORS))
+        raise UsageError(f"images are enlarged by {allowed}; --factor is {factor}")
+    return factor or FACTORS[0]
+
+
+def prepare_slice(scan: Scan, index: int, task: Task, factor: int | None = None) -> PreparedSlice:
+    """Read slice `index` and state its reconstruction for `task`, enlarged by `factor`.
 
     Raises
     ------
     ScanError
         The slice cannot be read or its values cannot be used.
+    UsageError
+        As `resolve_factor`.
     """
     if isinstance(scan, KspaceScan):
         return _prepare_kspace(scan, index)
     if isinstance(scan, SinogramScan):
         return _prepare_sinogram(scan, index)
     if isinstance(scan, ImageScan):
-        return _prepare_image(scan, index, task)
+        return _prepare_image(scan, index, task, resolve_factor(task, factor))
     raise UsageError(f"no way to reconstruct a {type(scan).__name__}")
 
 
@@ -155,32 +175,33 @@ def likely_family(scan: Scan, task: Task) -> Family:
     return "separable" if task == "super-resolve" else "pointwise"
 
 
-def least_grid(scan: Scan, task: Task) -> tuple[int, int]:
+def least_grid(scan: Scan, task: Task, factor: int | None = None) -> tuple[int, int]:
     """Return the smallest grid, `(H, W)`, that a scan's slices can be reconstructed on.
 
     Known before anything is read, so that a scan beyond the bundle's limits is refused before it
     fills the memory; the grid of a slice may be larger.
     """
-    rows, columns = output_shape(scan, task)
+    rows, columns = output_shape(scan, task, factor)
     if isinstance(scan, KspaceScan) and scan.rows_are_phase:
         rows, columns = columns, rows
     return padded_size(rows), padded_size(columns)
 
 
-def output_shape(scan: Scan, task: Task) -> tuple[int, int]:
+def output_shape(scan: Scan, task: Task, factor: int | None = None) -> tuple[int, int]:
     """Return the (rows, columns) of the images that come out."""
-    enlargement = ENLARGEMENT if task == "super-resolve" else 1
+    finer = resolve_factor(task, factor)
     rows, columns = scan.image_shape
-    return rows * enlargement, columns * enlargement
+    return rows * finer, columns * finer
 
 
-def output_info(info: ScanInfo, task: Task) -> ScanInfo:
+def output_info(info: ScanInfo, task: Task, factor: int | None = None) -> ScanInfo:
     """Return the geometry of the output: that of the scan, with smaller pixels if enlarged."""
-    if task != "super-resolve" or info.pixel_spacing_mm is None:
+    finer = resolve_factor(task, factor)
+    if finer == 1 or info.pixel_spacing_mm is None:
         return info
     row, column = info.pixel_spacing_mm
-    # The first fine pixel's centre lies a quarter of a coarse pixel before the coarse one's.
-    shift = (1 / ENLARGEMENT - 1) / 2
+    # Fine pixels tile the coarse one: the first one's centre lies before the coarse one's.
+    shift = (1 / finer - 1) / 2
     planes = tuple(
         replace(
             plane,
@@ -195,7 +216,7 @@ def output_info(info: ScanInfo, task: Task) -> ScanInfo:
         )
         for plane in info.planes
     )
-    return replace(info, pixel_spacing_mm=(row / ENLARGEMENT, column / ENLARGEMENT), planes=planes)
+    return replace(info, pixel_spacing_mm=(row / finer, column / finer), planes=planes)
 
 
 def _prepare_kspace(scan: KspaceScan, index: int) -> PreparedSlice:
@@ -256,14 +277,14 @@ def _prepare_sinogram(scan: SinogramScan, index: int) -> PreparedSlice:
     )
 
 
-def _prepare_image(scan: ImageScan, index: int, task: Task) -> PreparedSlice:
+def _prepare_image(scan: ImageScan, index: int, task: Task, factor: int) -> PreparedSlice:
     modality = scan.info.modality
     image = scan.image(index, missing=task == "inpaint")
     known = np.isfinite(image) if task == "inpaint" else None
     if known is not None:
         problem = build_inpaint_problem(image, known, modality)
     elif task == "super-resolve":
-        problem = build_superresolution_problem(image, ENLARGEMENT, modality)
+        problem = build_superresolution_problem(image, factor, modality)
     else:
         problem = build_denoise_problem(image, modality)
     # A magnitude has no negative values, and must not get any.

@@ -38,6 +38,8 @@ class Provenance:
         When the reconstruction was made: the clock of every written date.
     seed
         Seed of the sampler's noise; None for the deterministic mean.
+    factor
+        How many times as fine super-resolution made the pixels; 1 for other tasks.
     """
 
     input_sha256: str
@@ -50,6 +52,12 @@ class Provenance:
     software_version: str
     created: datetime
     seed: int | None = None
+    factor: int = 1
+
+    @property
+    def purpose(self) -> str:
+        """The task in words, with the factor of super-resolution."""
+        return self.task if self.factor == 1 else f"{self.task} x{self.factor}"
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as JSON values; the date in ISO 8601."""

@@ -175,7 +175,7 @@ class Route(_Part):
     label
         Shell pattern that the peer's own word must match: the calling AE title, the MRD
         configuration's name, the name of the API token, or the folder in the watched one.
-    bundle, backend, task
+    bundle, backend, task, factor
         As of `ldmpir-edge run`.
     steps, precisions
         Best first; the scheduler may move down both lists to meet the deadline. No steps: the
@@ -196,12 +196,19 @@ class Route(_Part):
     bundle: str = DEFAULT_BUNDLE
     backend: str | None = None
     task: Literal["denoise", "inpaint", "super-resolve"] | None = None
+    factor: Literal[2, 4] | None = None
     steps: tuple[Positive, ...] = ()
     precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32",)
     deadline_s: Seconds | None = None
     formats: tuple[str, ...] = ("dicom",)
     targets: tuple[str, ...] | None = None
     collect: bool = False
+
+    @model_validator(mode="after")
+    def _factor_of_a_task(self) -> Self:
+        if self.factor is not None and self.task != "super-resolve":
+            raise ValueError(f'factor = {self.factor} goes with task = "super-resolve"')
+        return self
 
     @field_validator("formats")
     @classmethod

@@ -169,7 +169,8 @@ class _Attempt:
     def run(self) -> Outcome:
         with open_scan(_payload(Path(self._order.payload))) as scan:
             task = resolve_task(scan, self._route.task)
-            size = ScanSize(task, least_grid(scan, task), _n_channels(scan))
+            grid = least_grid(scan, task, self._route.factor)
+            size = ScanSize(task, grid, _n_channels(scan))
             variant, classical = self._choose(scan, size)
             engines = self._engines.of(self._route)
             made = engines.reconstructor if classical is None else engines.classical
@@ -200,7 +201,7 @@ class _Attempt:
         reconstructor: Reconstructor,
         classical: str | None,
     ) -> Outcome:
-        task = self._route.task
+        task, factor = self._route.task, self._route.factor
         digest = reconstructor.bundle.digest
         deadline = self._deadline(scan, self._latencies.expect(digest, variant, size))
 
@@ -215,12 +216,13 @@ class _Attempt:
                 self._cause = "deadline"
             return late
 
-        header = replace(reconstructor.header(scan, task=task), stem=IMAGE)
+        header = replace(reconstructor.header(scan, task=task, factor=factor), stem=IMAGE)
         self._notes.update(dict.fromkeys(header.notes))
         result = Path(self._order.attempt) / RESULT
         make_folder(result)
+        stream = reconstructor.stream(scan, task=task, factor=factor, withhold=withhold)
         with (
-            closing(reconstructor.stream(scan, task=task, withhold=withhold)) as slices,
+            closing(stream) as slices,
             open_outputs(header, result, self._order.formats) as outputs,
             self._reply(scan, header) as reply,
         ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from ldmpir_edge.training.dataset import SimulatedScans, TrainingItem, reconstru
 from ldmpir_edge.training.images import ImageStack
 from ldmpir_edge.training.log import LogRow, append_row, cut_log
 from ldmpir_edge.training.losses import image_loss, psnr
+from ldmpir_edge.training.mixed_precision import Bf16LdmPir
 from ldmpir_edge.training.muon import Muon
 from ldmpir_edge.training.recipe import Recipe, Stage
 from ldmpir_edge.training.validation import Validation
@@ -93,7 +93,8 @@ class Trainer:
         self.n_workers, self.checkpoint_every = n_workers, checkpoint_every
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.model = LdmPir(config).train()
+            self.model = (Bf16LdmPir if recipe.bf16 else LdmPir)(config).train()
+            self.average = LdmPir(config).eval()
         if initial is not None:
             start = load_weights(initial)
             if start.config != config:
@@ -102,7 +103,7 @@ class Trainer:
                     f"{start.config} instead of {config}"
                 )
             self.model.load_state_dict(start.state_dict())
-        self.average = copy.deepcopy(self.model).eval()
+        self.average.load_state_dict(self.model.state_dict())
         kernels = [p for p in self.model.parameters() if p.ndim == KERNEL_AXES]
         others = [p for p in self.model.parameters() if p.ndim != KERNEL_AXES]
         self.optimizers: tuple[torch.optim.Optimizer, ...] = (

@@ -68,6 +68,8 @@ class Recipe(BaseModel):
         Decay of the average of the weights that is kept as the model.
     gradient_clip
         Largest norm of a gradient.
+    bf16
+        Compute the network in bfloat16; see `ldmpir_edge.training.mixed_precision`.
     tasks
         Relative frequency of each task.
     stages
@@ -80,6 +82,7 @@ class Recipe(BaseModel):
     ssim_weight: float = Field(default=0.05, ge=0, allow_inf_nan=False)
     ema_decay: float = Field(default=0.999, gt=0, lt=1)
     gradient_clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    bf16: bool = False
     tasks: dict[TrainingTask, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         default={
             "mri-columns": 0.45,

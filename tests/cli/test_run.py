@@ -146,6 +146,9 @@ def test_tasks_of_images(scans, tmp_path):
     path, noisy = scans["dicom"]
     _, double = run_npy(path, tmp_path, "--task", "super-resolve", *ONNXRUNTIME)
     assert double.shape == (1, 2 * noisy.shape[1], 2 * noisy.shape[2])
+    by_four = ("--task", "super-resolve", "--factor", 4)
+    _, fourfold = run_npy(path, tmp_path / "x4", *by_four, *ONNXRUNTIME)
+    assert fourfold.shape == (1, 4 * noisy.shape[1], 4 * noisy.shape[2])
     holes = noisy.astype(np.float32).copy()
     holes[0, 10:14, 20:24] = np.nan
     np.save(tmp_path / "holes.npy", holes)
@@ -240,6 +243,7 @@ def test_the_seconds_of_stages_overlap_within_the_wall_clock_s(tmp_path, rng):
         (("--seed", "-1"), ("--seed",)),
         (("--frobnicate",), ("--frobnicate",)),
         (("--task", "denoise"), ("holds raw MRI data", "--task denoise takes images")),
+        (("--factor", "4"), ("--factor 4 goes with --task super-resolve",)),
     ],
 )
 def test_a_wrong_option_is_one_line(scans, tmp_path, options, words):

@@ -133,11 +133,27 @@ def test_a_slice_without_a_known_pixel_is_refused(real, tmp_path):
         real(tmp_path / "a.npy", task="inpaint")
 
 
-def test_an_enlarged_image_has_smaller_pixels(real, tmp_path, rng):
+@pytest.mark.parametrize(("asked", "factor"), [(None, 2), (4, 4)])
+def test_an_enlarged_image_has_smaller_pixels(real, tmp_path, rng, asked, factor):
     write_dicom(tmp_path / "a.dcm", rng)
-    recon = real(tmp_path / "a.dcm", task="super-resolve")
-    assert recon.image.shape == (1, 2 * SIZE, 2 * SIZE)
-    assert recon.info.pixel_spacing_mm == (0.45, 0.45)
+    recon = real(tmp_path / "a.dcm", task="super-resolve", factor=asked)
+    assert recon.image.shape == (1, factor * SIZE, factor * SIZE)
+    assert recon.info.pixel_spacing_mm == (0.9 / factor, 0.9 / factor)
+    assert recon.provenance.purpose == f"super-resolve x{factor}"
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"task": "super-resolve", "factor": 3}, "enlarged by 2 or 4; --factor is 3"),
+        ({"factor": 2}, "--factor 2 goes with --task super-resolve, not with denoise"),
+    ],
+)
+def test_a_factor_that_cannot_be_is_refused_at_once(faked, tmp_path, rng, asked, words):
+    write_dicom(tmp_path / "a.dcm", rng)
+    reconstructor = faked(raising)
+    with open_scan(tmp_path / "a.dcm") as scan, pytest.raises(UsageError, match=words):
+        reconstructor.stream(scan, **asked)
 
 
 @pytest.mark.parametrize("shape", [(2000, 32), (32, 1040)])
@@ -151,6 +167,8 @@ def test_an_image_is_refused_by_its_enlarged_size(faked, tmp_path):
     np.save(tmp_path / "a.npy", np.ones((600, 32), np.float32))
     with pytest.raises(UnsupportedSizeError, match="height is 1200"):
         faked(raising)(tmp_path / "a.npy", task="super-resolve")
+    with pytest.raises(UnsupportedSizeError, match="height is 2400"):
+        faked(raising)(tmp_path / "a.npy", task="super-resolve", factor=4)
 
 
 @pytest.mark.parametrize(

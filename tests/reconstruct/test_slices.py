@@ -28,6 +28,7 @@ from ldmpir_edge.reconstruct.slices import (
     least_grid,
     likely_family,
     output_info,
+    output_shape,
     prepare_slice,
     resolve_task,
 )
@@ -193,16 +194,18 @@ def test_missing_pixels_are_those_that_are_nan(tmp_path, rng):
     assert np.isfinite(filled).all()
 
 
-def test_super_resolution_doubles_the_matrix(tmp_path):
-    fine = 1 + disc(2 * SIZE).astype(np.float64)
-    coarse = BlurDecimateOp(fine.shape, 2).forward(fine)
+@pytest.mark.parametrize(("asked", "factor"), [(None, 2), (2, 2), (4, 4)])
+def test_super_resolution_multiplies_the_matrix(tmp_path, asked, factor):
+    fine = 1 + disc(factor * SIZE).astype(np.float64)
+    coarse = BlurDecimateOp(fine.shape, factor).forward(fine)
     np.save(tmp_path / "a.npy", coarse.astype(np.float32))
     with open_scan(tmp_path / "a.npy") as scan:
-        prepared = prepare_slice(scan, 0, "super-resolve")
+        prepared = prepare_slice(scan, 0, "super-resolve", asked)
+        assert output_shape(scan, "super-resolve", asked) == fine.shape
     image = classical(prepared)
     assert image.shape == fine.shape
     assert relative(image, fine) < 0.1
-    assert relative(np.roll(image, 2, axis=1), fine) > relative(image, fine)
+    assert relative(np.roll(image, factor, axis=1), fine) > relative(image, fine)
 
 
 @pytest.mark.parametrize(
@@ -240,11 +243,12 @@ def test_the_task_follows_from_the_scan(tmp_path, rng):
         assert resolve_task(scan, "super-resolve") == "super-resolve"
 
 
-def test_fine_pixels_tile_the_coarse_ones():
+@pytest.mark.parametrize("factor", [2, 4])
+def test_fine_pixels_tile_the_coarse_ones(factor):
     row, column = (0.8, 0.6, 0.0), (-0.36, 0.48, 0.8)
     plane = SlicePlane((-40.0, 12.5, 7.25), row, column)
     info = ScanInfo(modality="mr", pixel_spacing_mm=(0.7, 1.1), planes=(plane,))
-    fine = output_info(info, "super-resolve")
+    fine = output_info(info, "super-resolve", factor)
 
     def centre(info: ScanInfo, i: int, j: int) -> np.ndarray:
         # DICOM PS3.3 C.7.6.2.1.1: column index steps along the row direction.
@@ -256,8 +260,9 @@ def test_fine_pixels_tile_the_coarse_ones():
         )
 
     for i, j in ((0, 0), (3, 5)):
-        four = [centre(fine, 2 * i + di, 2 * j + dj) for di in (0, 1) for dj in (0, 1)]
-        np.testing.assert_allclose(np.mean(four, axis=0), centre(info, i, j), atol=1e-9)
+        within = [(di, dj) for di in range(factor) for dj in range(factor)]
+        tiles = [centre(fine, factor * i + di, factor * j + dj) for di, dj in within]
+        np.testing.assert_allclose(np.mean(tiles, axis=0), centre(info, i, j), atol=1e-9)
     assert output_info(info, "denoise") == info
     unknown = ScanInfo(modality="mr")
     assert output_info(unknown, "super-resolve") == unknown

@@ -123,6 +123,8 @@ def test_a_door_may_know_its_peers_by_their_own_means(tmp_path: Path) -> None:
         ('state = "s"\n[dicom]\nlisten = ":1"\nae_title = "SEVENTEEN LETTERS"', "dicom.ae_title"),
         ('state = "s"\n[[routes]]\nname = "a"\nformats = ["jpg"]', "choose of dicom, h5"),
         ('state = "s"\n[[routes]]\nname = "a"\nprecisions = ["fp8"]', "routes.0.precisions.0"),
+        ('state = "s"\n[[routes]]\nname = "a"\nfactor = 3', "routes.0.factor"),
+        ('state = "s"\n[[routes]]\nname = "a"\nfactor = 4', 'goes with task = "super-resolve"'),
         ('state = "s"\n[[routes]]\nname = "a"\ntargets = ["main"]', "delivers to main"),
         ('state = "s"\n[[routes]]\nname = "a"\ntargets = ["out"]', "delivers to out"),
         ('state = "s"\n[[routes]]\nname = "a"\n[[routes]]\nname = "a"', "same name"),

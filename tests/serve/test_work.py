@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,9 +44,9 @@ class Bench:
         self.payload.mkdir()
         self.slices: list[int] = []
 
-    def run(self, **changes: Any) -> Outcome:
-        order = Order("a", ROUTE.name, str(self.payload), str(self.attempt), **changes)
-        return reconstruct(order, ROUTE, self.engines, self.latencies, self.slices.append)
+    def run(self, route: Route = ROUTE, **changes: Any) -> Outcome:
+        order = Order("a", route.name, str(self.payload), str(self.attempt), **changes)
+        return reconstruct(order, route, self.engines, self.latencies, self.slices.append)
 
     def images(self) -> list[pydicom.Dataset]:
         return [pydicom.dcmread(path) for path in sorted(self.attempt.rglob("*.dcm"))]
@@ -84,6 +85,15 @@ def test_a_series_is_one_scan(bench: Bench, rng: np.random.Generator) -> None:
     outcome = bench.run()
     assert (outcome.state, outcome.report["task"]) == ("done", "denoise")
     assert outcome.report["n_slices"] == 2
+
+
+def test_a_route_enlarges_by_its_factor(bench: Bench, rng: np.random.Generator) -> None:
+    write_dicom(bench.payload / "0001.dcm", rng)
+    (image,) = bench.run().report["shape"][:1]
+    shutil.rmtree(bench.attempt)
+    outcome = bench.run(ROUTE.model_copy(update={"task": "super-resolve", "factor": 4}))
+    assert (outcome.state, outcome.report["task"]) == ("done", "super-resolve")
+    assert outcome.report["shape"] == [4 * image, 4 * image]
 
 
 def test_ct_is_reconstructed_by_its_content(bench: Bench) -> None:

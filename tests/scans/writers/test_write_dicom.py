@@ -210,8 +210,10 @@ def test_uids_repeat_and_follow_the_settings(mr, tmp_path):
         {"seed": 0},
         {"input_sha256": "ac" * 32},
         {"task": "denoise"},
+        {"task": "super-resolve", "factor": 2},
+        {"task": "super-resolve", "factor": 4},
     ):
-        seen += uids(changed(**fields), "-".join(fields))
+        seen += uids(changed(**fields), f"{len(seen)}")
     assert len(set(seen)) == len(seen)
     assert all(uid.startswith("1.2.826.0.1.3680043.8.498.") and len(uid) <= 64 for uid in seen)
 

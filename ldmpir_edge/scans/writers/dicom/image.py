@@ -229,13 +229,13 @@ def _file_meta(ds: Dataset) -> FileMetaDataset:
 
 def _recipe(made: Provenance) -> str:
     return (
-        f"LDM-PIR {made.task} by {MAKER} {made.software_version}, model {made.bundle_name}, "
+        f"LDM-PIR {made.purpose} by {MAKER} {made.software_version}, model {made.bundle_name}, "
         f"{made.precision}, {made.n_steps} steps, engine {made.backend}"
     )
 
 
 def _series_description(original: str | None, made: Provenance) -> str:
-    suffix = f"LDM-PIR {made.task}"
+    suffix = f"LDM-PIR {made.purpose}"
     if not original:
         return suffix
     return f"{original[: 64 - len(suffix) - 1]} {suffix}"

@@ -39,7 +39,7 @@ def frame_of_reference_uid(made: Provenance) -> UID:
 
 
 def _settings(made: Provenance) -> list[str]:
-    return [made.bundle_sha256, made.task, made.precision, str(made.n_steps), str(made.seed)]
+    return [made.bundle_sha256, made.purpose, made.precision, str(made.n_steps), str(made.seed)]
 
 
 def _uid(*entropy: str) -> UID:

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from ldmpir_edge.physics.problem import Modality
 
-MAX_DISCS = 6
+MAX_DISCS = 16
 AIR: dict[Modality, float] = {"mr": 0.0, "ct": -1000.0}
 """Least value of an image: no signal, and HU of air."""
 

@@ -31,7 +31,7 @@ from ldmpir_edge.training.recipe import Recipe, TrainingTask
 
 P_NATIVE = 0.5
 """Share of the images that are not resampled."""
-P_DISCS = 0.3
+P_DISCS = 0.5
 """Share of the images that get discs."""
 DISC_HU = 400.0
 """Contrast of a disc of 100 %: 5 to 40 % of it is what tells a lesion from its tissue."""

@@ -10,7 +10,13 @@ from ldmpir_edge.physics.normal import BATCHED_TABLES, NORMAL_OPERATORS
 from ldmpir_edge.physics.padding import from_planes
 from ldmpir_edge.physics.problem import Problem
 from ldmpir_edge.training import acquisitions
-from ldmpir_edge.training.acquisitions import FINER, SIMULATORS, Example
+from ldmpir_edge.training.acquisitions import (
+    FINER,
+    P_FBP_NOISE,
+    SIMULATORS,
+    Example,
+    fbp_noise,
+)
 from ldmpir_edge.training.augment import block_means
 
 SEEDS = range(6)
@@ -124,6 +130,44 @@ def test_image_tasks_take_both_modalities(task, modality):
     assert example.problem.modality == modality
     restored = example.target[0] * example.problem.scale + example.problem.offset
     np.testing.assert_allclose(restored, image, atol=1e-3)
+
+
+def _noise_power(noise: np.ndarray, low: float, high: float) -> float:
+    """Mean power of a square image between two radial frequencies, in cycles a pixel."""
+    frequency = np.fft.fftfreq(len(noise))
+    radius = np.hypot(frequency[:, None], frequency)
+    return float(np.mean(np.abs(np.fft.fft2(noise)[(radius >= low) & (radius < high)]) ** 2))
+
+
+def test_the_noise_of_a_back_projection_grows_with_the_frequency_and_few_photons(monkeypatch):
+    """Without an object its power is that of the ramp filter (Riederer et al., PMB 23, 1978)."""
+    noise = {}
+    for photons in (1e4, 4e4):
+        monkeypatch.setattr(acquisitions, "_photons", lambda _, n=photons: n)
+        air = np.full((96, 96), -1000, np.float32)
+        noise[photons] = fbp_noise(air, np.random.default_rng(7))
+    assert noise[1e4].std() == pytest.approx(2 * noise[4e4].std(), rel=0.05)
+    assert abs(noise[1e4].mean()) < 0.02 * noise[1e4].std()
+    middle = noise[1e4][16:-16, 16:-16]
+
+    def expected(f: float) -> float:
+        # The ramp, and what linear interpolation at places between samples leaves of it.
+        return f * (2 + np.cos(2 * np.pi * f)) / 3
+
+    slow, fast = (_noise_power(middle, f - 0.03, f + 0.03) for f in (0.08, 0.24))
+    assert fast / slow == pytest.approx(expected(0.24) / expected(0.08), rel=0.2)
+
+
+def test_part_of_the_ct_noise_went_through_a_reconstruction():
+    image = 1000 * disc(48) - 1000
+    slow_shares = []
+    for seed in range(30):
+        example = SIMULATORS["denoise"](image, "ct", np.random.default_rng(seed))
+        noise = example.problem.x1[0] - example.target[0]
+        slow_shares.append(_noise_power(noise, 0.02, 0.12) / _noise_power(noise, 0.02, 0.5))
+    # White noise has as much power at low frequencies as elsewhere.
+    coloured = np.mean(np.array(slow_shares) < 0.72)
+    assert coloured == pytest.approx(P_FBP_NOISE, abs=0.15)
 
 
 @pytest.mark.parametrize("seed", [11, 14, 23])

@@ -1,4 +1,4 @@
-"""Train with two workers whose weights are averaged: how run 7 of the model card was made.
+"""Train with two workers whose weights are averaged: how the model card's last runs were made.
 
     python benchmarks/train_in_pairs.py 0 runs/pair --initial weights.safetensors &
     python benchmarks/train_in_pairs.py 1 runs/pair --initial weights.safetensors
@@ -12,6 +12,7 @@ both again: they go on from their last checkpoints, which are of the same update
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from ldmpir_edge.training.images import load_folder
 from ldmpir_edge.training.loop import Trainer
 from ldmpir_edge.training.recipe import read_recipe
 
-RECIPE = Path(__file__).resolve().parents[1] / "models" / "ldmpir-2m" / "run-7.toml"
+RECIPE = Path(__file__).resolve().parents[1] / "models" / "ldmpir-2m" / "run-8.toml"
 HELD_OUT = ("btp09", "lidc0314")
-CHECKPOINT_EVERY = 200
+CHECKPOINT_EVERY = 440
 AVERAGED = ("model", "average")
+PATIENCE_S = 1800.0
+"""Longer than a partner takes to load its images, measure the model and make its updates."""
 
 
 class PairedTrainer(Trainer):
@@ -49,7 +52,10 @@ class PairedTrainer(Trainer):
         torch.save(own, temporary)
         temporary.replace(self.meeting / f"{self.rank}_{update}.pt")
         partner = self.meeting / f"{1 - self.rank}_{update}.pt"
+        started = time.monotonic()
         while not partner.exists():
+            if time.monotonic() - started > PATIENCE_S:
+                sys.exit(f"{partner} has not come in {PATIENCE_S / 60:.0f} minutes; start both again")
             time.sleep(0.2)
         theirs = torch.load(partner, weights_only=True)
         for name in AVERAGED:

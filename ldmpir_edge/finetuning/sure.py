@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldmpir_edge.physics.image_noise import NORMAL_MEDIAN, noise_response
+from ldmpir_edge.physics.image_noise import noise_response
+from ldmpir_edge.physics.noise import NORMAL_MEDIAN
 
 PROBE = 1e-2
 """Step of the finite difference, for an image whose bright end is 1."""

@@ -7,8 +7,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-NORMAL_MEDIAN = 0.6745
-"""Median of |z| for a standard normal z."""
+from ldmpir_edge.physics.noise import NORMAL_MEDIAN
+
 RAYLEIGH_DEVIATION = float(np.sqrt(2 - np.pi / 2))
 """Standard deviation of a magnitude where there is no signal, for noise of 1 in each component."""
 RAYLEIGH_MEAN = float(np.sqrt(np.pi / 2))

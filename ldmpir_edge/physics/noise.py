@@ -8,6 +8,10 @@ from numpy.typing import NDArray
 COUNT_FLOOR = 0.5
 """Counts are lifted to this before the logarithm: half a photon, below any real count."""
 
+NORMAL_MEDIAN = 0.6744897501960817
+"""Median of |z| for a standard normal z, by which a spread is told past outliers: Rousseeuw and
+Croux, JASA 88(424), 1993."""
+
 MAX_LINE_INTEGRAL = 12.0
 """Beyond exp(−12) no photon is left to count; larger values only reflect the floor."""
 
@@ -79,11 +83,8 @@ def estimate_photons(sinogram: NDArray[np.floating]) -> float:
         return _MOST_PHOTONS
     difference = p[:, :-2] - 2 * p[:, 1:-1] + p[:, 2:]
     spread = np.exp(-np.clip(p[:, 1:-1], 0.0, MAX_LINE_INTEGRAL) / 2)
-    deviation = np.median(np.abs(difference * spread)) / _NORMAL_MEDIAN
+    deviation = np.median(np.abs(difference * spread)) / NORMAL_MEDIAN
     return float(min(6.0 / max(deviation**2, 1e-300), _MOST_PHOTONS))
 
-
-_NORMAL_MEDIAN = 0.6744897501960817
-"""Median of |z| for a standard normal z."""
 
 _MOST_PHOTONS = 1e12

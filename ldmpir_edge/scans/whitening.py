@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldmpir_edge.errors import ScanDataError, ShapeError
+from ldmpir_edge.physics.noise import NORMAL_MEDIAN
 
-_MAD_TO_STD = 1.4826  # of a normal distribution
 _OUTERMOST = 0.03
 """Share of the samples, those of highest frequency, that the noise is told from."""
 _FILTERED = 0.5
@@ -99,8 +99,6 @@ def noise_level(kspace: NDArray[np.complex64], frequency: NDArray[np.float64]) -
     Returns
     -------
         In the unit of `kspace`.
-
-    Source: Rousseeuw & Croux, JASA 88(424), 1993, for the constant 1.4826.
     """
     # A scanner that fills corners with zeros measured nothing there, either.
     there = (kspace != 0).any(axis=0)
@@ -117,7 +115,7 @@ def _outermost(
     outermost = there & (frequency >= np.quantile(frequency[there], 1.0 - _OUTERMOST))
     values = kspace[:, outermost]
     deviations = np.abs(np.concatenate([values.real.ravel(), values.imag.ravel()]))
-    return float(_MAD_TO_STD * np.median(deviations))
+    return float(np.median(deviations) / NORMAL_MEDIAN)
 
 
 def k_radius(height: int, width: int) -> NDArray[np.float64]:

@@ -55,7 +55,9 @@ class PairedTrainer(Trainer):
         started = time.monotonic()
         while not partner.exists():
             if time.monotonic() - started > PATIENCE_S:
-                sys.exit(f"{partner} has not come in {PATIENCE_S / 60:.0f} minutes; start both again")
+                sys.exit(
+                    f"{partner} has not come in {PATIENCE_S / 60:.0f} minutes; start both again"
+                )
             time.sleep(0.2)
         theirs = torch.load(partner, weights_only=True)
         for name in AVERAGED:

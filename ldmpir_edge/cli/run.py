@@ -110,7 +110,10 @@ def run(
     }
     if not reconstructor.bundle.manifest.verified:
         print_note("this bundle was exported with --no-gate: nobody checked its image")
-    for group in group_scans(scans):
+    groups = group_scans(scans)
+    if len(groups) > 1:
+        _keep_apart(reconstructor, groups, output, wanted, task, factor)
+    for group in groups:
         _run_one(
             reconstructor, group, output, wanted, task, factor, seed, report, with_page=with_page
         )
@@ -127,6 +130,35 @@ def run(
     )
     for path in report["outputs"]:
         print_result(path)
+
+
+def _keep_apart(
+    reconstructor: Reconstructor,
+    groups: Sequence[list[Path]],
+    output: Path,
+    formats: Sequence[str],
+    task: ImageTask | None,
+    factor: int | None,
+) -> None:
+    """Refuse scans of which an output would replace another's, or another scan."""
+    from ldmpir_edge.scans.detect import open_scan
+    from ldmpir_edge.scans.write import output_paths, refuse_input
+
+    headers: dict[str, VolumeHeader] = {}
+    for group in groups:
+        with open_scan(group if len(group) > 1 else group[0]) as scan:
+            header = reconstructor.header(scan, task=task.value if task else None, factor=factor)
+        if header.stem in headers:
+            other = headers[header.stem].input_files[0]
+            raise UsageError(
+                f"the outputs of {other} and {group[0]} would have the same names; run them one "
+                "at a time, into folders of their own"
+            )
+        headers[header.stem] = header
+    every = [path for header in headers.values() for path in header.input_files]
+    for stem in headers:
+        for path in output_paths(stem, output, formats):
+            refuse_input(path, every)
 
 
 def _run_one(

@@ -20,6 +20,7 @@ from ldmpir_edge.training.acquisitions import (
     SIMULATORS,
     Example,
     Simulator,
+    acquire_coarse,
     acquire_ct,
     acquire_mri,
 )
@@ -94,6 +95,17 @@ def _parallel(n_views: int, photons: float) -> Simulator:
     return acquire
 
 
+def _coarse(factor: int) -> Simulator:
+    """Images of every `factor`-th row and column."""
+
+    def acquire(
+        image: NDArray[np.float32], modality: Modality, rng: np.random.Generator
+    ) -> Example:
+        return acquire_coarse(image, modality, factor, rng)
+
+    return acquire
+
+
 CASES: dict[Family, tuple[Case, ...]] = {
     "cartesian1d": (
         Case("mri-r4", "mr", _columns(8, 4)),
@@ -105,7 +117,8 @@ CASES: dict[Family, tuple[Case, ...]] = {
     ),
     "separable": (
         Case("mri-2d", "mr", SIMULATORS["mri-2d"]),
-        Case("super-resolve", None, SIMULATORS["super-resolve"]),
+        Case("super-resolve-x2", None, _coarse(2)),
+        Case("super-resolve-x4", None, _coarse(4)),
     ),
     "pointwise": (
         Case("denoise", None, SIMULATORS["denoise"]),

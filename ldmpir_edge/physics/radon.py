@@ -199,21 +199,6 @@ class RadonOp(LinearOp):
                     images[n] = images[n] + overlap * xp.reshape(values, self.domain_shape)
         return xp.reshape(xp.stack(images), (*y.shape[:-2], *self.domain_shape))
 
-    def touching(self, view: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """Yield the matrix entries of a view, pixel by pixel.
-
-        Yields
-        ------
-            `(H, W)` detector index and `(H, W)` overlap max(0, 1 − |a + b k − i|) of its ray with
-            the pixel, not yet multiplied by the ray's weight; 0 where there is no such detector.
-            Every entry that is not 0 comes exactly once.
-        """
-        n_detectors = self.range_shape[1]
-        for index, overlap in self._candidates(view, np.zeros(0)):
-            detector = index - 2 * self._n_side
-            exists = (detector >= 0) & (detector < n_detectors)
-            yield np.clip(detector, 0, n_detectors - 1), overlap * exists
-
     def _candidates(self, view: int, like: Array) -> Iterator[tuple[Array, Array]]:
         """Yield, for every pixel, the detectors of a view whose rays can touch it.
 

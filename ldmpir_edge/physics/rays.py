@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ldmpir_edge.physics.fbp import convolve_detectors
 from ldmpir_edge.physics.power_iteration import largest_eigenvalue
 from ldmpir_edge.physics.radon import BLOCK_SIZE, RadonOp
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 N_POWER_ITERATIONS = 12
 
@@ -44,28 +50,43 @@ def ray_tables(
     -------
         The tables and λ in mm.
     """
-    n_detectors = op.range_shape[1]
+    n_views, n_detectors = op.range_shape
     lag = np.abs(np.arange(n_detectors)[:, None] - np.arange(n_detectors)[None, :])
+    forward_index, forward_fraction, forward_weight = _forward_tables(op, row_scale)
+    adjoint_index, adjoint_weight = _adjoint_tables(
+        op, forward_index, forward_fraction, forward_weight
+    )
+    adjoint = _as_matrix(adjoint_index, adjoint_weight, n_views * n_detectors)
 
     def gram(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        image = x.astype(np.float32)
-        filtered = convolve_detectors(row_scale * op.forward(image), taps)
-        back: NDArray[np.float64] = op.adjoint(row_scale * filtered).astype(np.float64)
-        return back
+        sinogram = (adjoint.T @ x.reshape(-1).astype(np.float32))[:-1]
+        filtered = convolve_detectors(sinogram.reshape(op.range_shape), taps)
+        back = adjoint @ np.append(filtered, np.float32(0))
+        return back.reshape(x.shape).astype(np.float64)
 
     norm = largest_eigenvalue(gram, op.domain_shape, N_POWER_ITERATIONS)
-    scale = row_scale / np.float32(np.sqrt(norm))
-    forward_index, forward_fraction, forward_weight = _forward_tables(op, scale)
-    adjoint_index, adjoint_weight = _adjoint_tables(op, scale)
+    scale = np.float32(1 / np.sqrt(norm))
     tables: dict[str, NDArray[np.generic]] = {
         "forward_index": forward_index,
         "forward_fraction": forward_fraction,
-        "forward_weight": forward_weight,
+        "forward_weight": forward_weight * scale,
         "adjoint_index": adjoint_index,
-        "adjoint_weight": adjoint_weight,
+        "adjoint_weight": adjoint_weight * scale,
         "filter": taps[lag].astype(np.float32),
     }
     return tables, norm
+
+
+def _as_matrix(index: NDArray[np.int32], weight: NDArray[np.float32], n_rays: int) -> csr_array:
+    """See the adjoint's tables as the sparse matrix that they are, `(P, n_rays + 1)`.
+
+    Products with it take a fifteenth of the time of `RadonOp`'s, and no copy is made.
+    """
+    from scipy.sparse import csr_array  # slow to import, and needed for fan beams only
+
+    n_pixels, width = index.shape
+    rows = np.arange(0, index.size + 1, width)
+    return csr_array((weight.reshape(-1), index.reshape(-1), rows), (n_pixels, n_rays + 1))
 
 
 def _forward_tables(
@@ -83,33 +104,74 @@ def _forward_tables(
         position = np.clip(rays.a[part, None] + rays.b[part, None] * k, -1.0, size)
         # The last pixel's upper neighbour is the zero behind the row, never the next row.
         left = np.minimum(np.floor(position), size - 1)
-        plane = np.where(rays.by_row[part], 0, size * (size + 2))[:, None]
-        index[part] = plane + k * (size + 2) + 1 + left.astype(np.intp)
+        index[part] = _row_start(rays.by_row[part], size) + left.astype(np.int32)
         fraction[part] = position - left
     weight = (rays.weight * scale.reshape(-1)).astype(np.float32)
     return index, fraction, weight
 
 
+def _row_start(by_row: NDArray[np.bool_], size: int) -> NDArray[np.int32]:
+    """Return where in v the first pixel of each row lies, `(rays, size)`."""
+    plane = np.where(by_row, 0, size * (size + 2))[:, None]
+    return (plane + np.arange(size) * (size + 2) + 1).astype(np.int32)
+
+
 def _adjoint_tables(
-    op: RadonOp, scale: NDArray[np.float32]
+    op: RadonOp,
+    forward_index: NDArray[np.int32],
+    fraction: NDArray[np.float32],
+    weight: NDArray[np.float32],
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    n_views, n_detectors = op.range_shape
+    """Transpose the forward tables, a block of rays at a time so that memory stays flat."""
+    from scipy.sparse import csr_array  # slow to import, and needed for fan beams only
+
     n_pixels = op.domain_shape[0] * op.domain_shape[1]
-    ray_weight = op.rays().weight.reshape(op.range_shape) * scale
     n_entries = np.zeros(n_pixels, np.intp)
-    for view in range(n_views):
-        for _, overlap in op.touching(view):
-            n_entries += overlap.reshape(-1) > 0
+    for _, pixels, shares in _entries(op, forward_index, fraction, weight):
+        n_entries += np.bincount(pixels[shares > 0], minlength=n_pixels)
     width = int(n_entries.max())
-    index = np.full((n_pixels, width), n_views * n_detectors, np.int32)
-    weight = np.zeros((n_pixels, width), np.float32)
+    index = np.full((n_pixels, width), weight.size, np.int32)
+    weights = np.zeros((n_pixels, width), np.float32)
     filled = np.zeros(n_pixels, np.intp)
-    for view in range(n_views):
-        for detector, overlap in op.touching(view):
-            pixels = np.flatnonzero(overlap)
-            chosen = detector.reshape(-1)[pixels]
-            slot = filled[pixels]
-            index[pixels, slot] = view * n_detectors + chosen
-            weight[pixels, slot] = overlap.reshape(-1)[pixels] * ray_weight[view, chosen]
-            filled[pixels] = slot + 1
-    return index, weight
+    for first, pixels, shares in _entries(op, forward_index, fraction, weight):
+        bounds = np.arange(0, shares.size + 1, shares.shape[1])
+        matrix = csr_array(
+            (shares.reshape(-1), pixels.reshape(-1), bounds), (len(shares), n_pixels)
+        )
+        matrix.eliminate_zeros()
+        by_pixel = matrix.tocsc()
+        counts = np.diff(by_pixel.indptr)
+        rows = np.repeat(np.arange(n_pixels), counts)
+        slots = np.arange(by_pixel.nnz) + np.repeat(filled - by_pixel.indptr[:-1], counts)
+        index[rows, slots] = first + by_pixel.indices
+        weights[rows, slots] = by_pixel.data
+        filled += counts
+    return index, weights
+
+
+def _entries(
+    op: RadonOp,
+    forward_index: NDArray[np.int32],
+    fraction: NDArray[np.float32],
+    weight: NDArray[np.float32],
+) -> Iterator[tuple[int, NDArray[np.int32], NDArray[np.float32]]]:
+    """Yield blocks of rays: the first ray, and `(rays, 2 N)` pixels and what they weigh in each.
+
+    Samples outside the image weigh 0.
+    """
+    every_by_row = op.rays().by_row
+    height, width = op.domain_shape
+    n_rays, size = fraction.shape
+    k = np.arange(size, dtype=np.int32)[:, None]
+    n_block = max(1, BLOCK_SIZE // size)
+    for first in range(0, n_rays, n_block):
+        part = slice(first, first + n_block)
+        left = forward_index[part] - _row_start(every_by_row[part], size)
+        beside = left[..., None] + np.array([0, 1], np.int32)
+        by_row = every_by_row[part, None, None]
+        inside = (beside >= 0) & (beside < np.where(by_row, width, height))
+        inside &= k < np.where(by_row, height, width)
+        pixels = np.where(by_row, k * width + beside, beside * width + k) * inside
+        near = 1 - fraction[part]
+        shares = np.stack([near, fraction[part]], axis=-1) * weight[part, None, None] * inside
+        yield first, pixels.reshape(-1, 2 * size), shares.reshape(-1, 2 * size)

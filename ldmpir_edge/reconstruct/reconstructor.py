@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import ldmpir_edge
 from ldmpir_edge.bundle import Bundle, open_bundle
 from ldmpir_edge.bundle.schema import Precision, SizeLimits
-from ldmpir_edge.errors import BackendError, LdmpirError, UsageError
+from ldmpir_edge.errors import BackendError, LdmpirError, UnsupportedSizeError, UsageError
 from ldmpir_edge.physics.engine_input import engine_arrays
 from ldmpir_edge.physics.problem import Family, Problem, Task
 from ldmpir_edge.reconstruct.checks import choose_image
@@ -199,7 +199,12 @@ class Reconstructor:
             The scan is larger or smaller than the bundle takes.
         """
         resolved = resolve_task(scan, task)
-        self.limits.check(*least_grid(scan, resolved, factor))
+        try:
+            self.limits.check(*least_grid(scan, resolved, factor))
+        except UnsupportedSizeError as err:
+            if (finer := resolve_factor(resolved, factor)) == 1:
+                raise
+            raise UnsupportedSizeError(f"enlarged by {finer}, {err}") from err
         return VolumeHeader(
             shape=(scan.n_slices, *output_shape(scan, resolved, factor)),
             info=output_info(scan.info, resolved, factor),
@@ -301,7 +306,7 @@ class Reconstructor:
         def run(index: int, prepared: PreparedSlice) -> _Answer:
             if (reason := withhold(index)) is not None:
                 return _Answer(None, NO_ENGINE, reason)
-            answer = self._run(prepared.problem, seed, index)
+            answer = self._run(prepared, seed, index)
             if n_samples and answer.planes is not None:
                 spread = self._spread(prepared, index, n_samples)
                 uncertain = with_detail(spread, prepared.to_scan(answer.planes))
@@ -333,9 +338,12 @@ class Reconstructor:
 
         yield from overlap(order, prepare, run, finish, warm_up)
 
-    def _run(self, problem: Problem, seed: int | None, index: int) -> _Answer:
+    def _run(self, prepared: PreparedSlice, seed: int | None, index: int) -> _Answer:
+        problem = prepared.problem
         with self._timed("load"):
             engine = self._in_use = self.engine(problem.family)
+        if prepared.blank:
+            return _Answer(problem.x1, engine.backend)
         with self._timed("engine"):
             try:
                 planes = engine.run(self._inputs(problem, seed, index))["image"][0]

@@ -25,6 +25,7 @@ from ldmpir_edge.scans.reconstruction import ReconstructedSlice
 
 FACTORS = (2, 4)
 """How many times as fine super-resolution makes the pixels; the first unless told."""
+BLANK_NOTE = "a slice that is the same everywhere is delivered as it is"
 RICIAN_NOTE = "what noise adds to a magnitude (the Rician bias) was taken off before denoising"
 
 ToScan = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -50,6 +51,8 @@ class PreparedSlice:
         What was measured, to be looked at: 1 where k-space was sampled or a pixel is known, else
         0, turned as the image is; for CT the line integrals `(views, detectors)`. None where the
         input is complete.
+    blank
+        Whether the slice is the same everywhere: then x1 is the answer, and no engine is asked.
     """
 
     problem: Problem
@@ -59,6 +62,7 @@ class PreparedSlice:
     n_views: int = 1
     notes: tuple[str, ...] = ()
     measured: NDArray[np.float32] | None = field(default=None, repr=False)
+    blank: bool = False
 
 
 @dataclass(frozen=True)
@@ -292,6 +296,8 @@ def _prepare_image(scan: ImageScan, index: int, task: Task, factor: int) -> Prep
     to_scan = _real_part(problem, lowest=0.0 if is_magnitude else -np.inf)
     measured = None if known is None else known.astype(np.float32)
     prepared = PreparedSlice(problem, to_scan, problem.x1, measured=measured)
+    if np.ptp(image if known is None else image[known]) == 0:
+        return replace(prepared, blank=True, notes=(BLANK_NOTE,))
     if task != "denoise" or not is_magnitude:
         return prepared
     untreated = pad_image(to_planes(((image - problem.offset) / problem.scale).astype(np.float32)))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import logging
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -70,7 +71,7 @@ def open_scan(path: Path | str | Sequence[Path | str]) -> Iterator[Scan]:
         raise ScanError("no scan was given; name a file or a folder")
     files = [file for given in paths for file in _files(given)]
     if len(paths) > 1 or paths[0].is_dir():
-        dicom = [file for file in files if _container(file) == "dicom"]
+        dicom, unreadable = _dicom_among(files, named=set(paths))
         if not dicom or (len(dicom) < len(files) and not any(p.is_dir() for p in paths)):
             other = next((file for file in files if file not in dicom), paths[0])
             raise ScanFormatError(
@@ -78,11 +79,37 @@ def open_scan(path: Path | str | Sequence[Path | str]) -> Iterator[Scan]:
                 "give one scan at a time"
             )
         with read_dicom(paths[0], dicom) as scan:
-            yield scan
+            if unreadable:
+                # A slice may be among them.
+                note = (
+                    f"{len(unreadable)} files that are empty or damaged were passed over, "
+                    f"the first {unreadable[0].name}"
+                )
+                info = replace(scan.info, notes=(*scan.info.notes, note))
+                yield replace(scan, info=info)
+            else:
+                yield scan
         return
     with _open_file(paths[0]) as scan:
         _log.debug("%s is read as %s: %d slices", paths[0], type(scan).__name__, scan.n_slices)
         yield scan
+
+
+def _dicom_among(files: Sequence[Path], named: Set[Path]) -> tuple[list[Path], list[Path]]:
+    """Return those of a folder's files that are DICOM, and those that cannot be read at all."""
+    dicom: list[Path] = []
+    unreadable: list[Path] = []
+    for file in files:
+        try:
+            container = _container(file)
+        except ScanError:
+            if file in named:
+                raise
+            unreadable.append(file)
+            continue
+        if container == "dicom":
+            dicom.append(file)
+    return dicom, unreadable
 
 
 @contextmanager

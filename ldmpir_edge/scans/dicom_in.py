@@ -93,6 +93,10 @@ def _header(file: Path) -> Dataset:
             for part in (ds.file_meta, ds):
                 for _ in part.iterall():
                     pass
+            # What some converters write into the file's own header alone.
+            for keyword in ("SOPClassUID", "SOPInstanceUID"):
+                if not ds.get(keyword) and (uid := ds.file_meta.get(f"MediaStorage{keyword}")):
+                    setattr(ds, keyword, uid)
     # pydicom raises whatever its parsing code runs into: a damaged file has no one error class.
     except Exception as err:
         raise ScanFormatError(
@@ -102,7 +106,7 @@ def _header(file: Path) -> Dataset:
 
 
 def _storage_class(ds: Dataset) -> str:
-    return str(ds.get("SOPClassUID") or ds.file_meta.get("MediaStorageSOPClassUID", ""))
+    return str(ds.get("SOPClassUID", ""))
 
 
 def _check_image(file: Path, ds: Dataset) -> None:
@@ -133,7 +137,7 @@ def _same_series(
         raise ScanDataError(
             f"{path}: images of {len(series)} series are mixed; give one series at a time"
         )
-    identifiers = {str(ds.get("SOPInstanceUID", file)) for file, ds in headers}
+    identifiers = {str(ds.get("SOPInstanceUID") or file) for file, ds in headers}
     if len(identifiers) < len(headers):
         raise ScanDataError(
             f"{path}: {len(headers) - len(identifiers)} images appear twice; remove the copies"

@@ -76,7 +76,9 @@ def read_fastmri(path: Path, file: h5py.File) -> FastMriScan:
         path=path,
         files=(path,),
         n_slices=n_slices,
-        info=_info(file, header, notes),
+        info=_info(
+            file, header, notes, (max(n_readout, recon_matrix[0]), max(n_phase, recon_matrix[1]))
+        ),
         n_coils=n_coils,
         recon_matrix=recon_matrix,
         rows_are_phase=False,
@@ -156,16 +158,19 @@ def _mask(
     return acquired if known else None
 
 
-def _info(file: h5py.File, header: MrdHeader | None, notes: tuple[str, ...]) -> ScanInfo:
+def _info(
+    file: h5py.File, header: MrdHeader | None, notes: tuple[str, ...], grid: tuple[int, int]
+) -> ScanInfo:
+    """Describe the scan; `grid` (readout, phase encode) is what covers the encoded view."""
     acquisition = file.attrs.get("acquisition")
     protocol = acquisition if isinstance(acquisition, str) else None
     if header is None:
         return ScanInfo(modality="mr", protocol_name=protocol, notes=notes)
     spacing, thickness = None, None
-    # One pixel of the delivered image is one pixel of the encoded grid: cropping keeps it.
+    # One pixel of the delivered image is one of that grid: cropping keeps it.
     if header.encoded_fov_mm and header.encoded_matrix and min(header.encoded_matrix) > 0:
-        fov, encoded = header.encoded_fov_mm, header.encoded_matrix
-        spacing = (fov[0] / encoded[0], fov[1] / encoded[1])
-        thickness = fov[2] / encoded[2]
+        fov = header.encoded_fov_mm
+        spacing = (fov[0] / grid[0], fov[1] / grid[1])
+        thickness = fov[2] / header.encoded_matrix[2]
     info = header.describe(pixel_spacing_mm=spacing, slice_thickness_mm=thickness, notes=notes)
     return replace(info, protocol_name=info.protocol_name or protocol)

@@ -138,7 +138,9 @@ def _nifti_scan(path: Path, image: Any) -> NiftiScan:
     _check_shape(path, rows, columns, planes * volumes)
     spacing = [float(v) for v in image.header.get_zooms()[:3]]
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine  # RAS to DICOM's LPS
-    geometry = _planes(affine, planes) * volumes
+    # Without a code the matrix is a default of the reader's, and nobody stated a position.
+    placed = any(int(image.header[code]) for code in ("qform_code", "sform_code"))
+    geometry = _planes(affine, planes) * volumes if placed else ()
     return NiftiScan(
         path=path,
         files=(path,),

@@ -25,6 +25,8 @@ _READ_OF_HEAD: dict[str, tuple[int, ...]] = {
     "encoding_space_ref sample_time_us idx": (),
     "position read_dir phase_dir slice_dir": (3,),
 }
+_REAL = frozenset({"sample_time_us", "position", "read_dir", "phase_dir", "slice_dir"})
+"""May be floating-point numbers; the others are counted with."""
 _READ_OF_COUNTERS = (
     "kspace_encode_step_1",
     "kspace_encode_step_2",
@@ -217,7 +219,8 @@ def _holds(head: np.dtype[Any]) -> bool:
         for name in names.split():
             if name not in (head.names or ()) or head[name].shape != shape:
                 return False
-            if head[name].base.kind not in ("V" if name == "idx" else "iuf"):
+            kinds = "V" if name == "idx" else "iuf" if name in _REAL else "iu"
+            if head[name].base.kind not in kinds:
                 return False
     counters = head["idx"]
     return all(

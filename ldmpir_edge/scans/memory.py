@@ -25,4 +25,6 @@ def limit_memory(n_bytes: int = MAX_JOB_BYTES) -> None:
         if line.startswith("VmData:"):
             held = int(line.split()[1]) * 1024
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (held + n_bytes, hard))
+    wanted = held + n_bytes
+    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

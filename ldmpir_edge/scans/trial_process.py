@@ -47,17 +47,25 @@ def try_file(path: Path) -> None:
     """Have a fork read the file, and write the answer to standard output."""
     child = os.fork()
     if child == 0:
-        _answer(**_outcome(path))
-        os._exit(0)
+        try:
+            _answer(**_outcome(path))
+            os._exit(0)
+        finally:
+            os._exit(1)  # whatever was raised: the fork must not go on as its parent
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         timed_out = os.WTERMSIG(status) in {signal.SIGXCPU, signal.SIGKILL}
         _answer(died="stood still" if timed_out else "crashed")
+    elif os.WEXITSTATUS(status):
+        # An error that no reader foresaw: without an answer, whoever asked would wait for ever.
+        _answer(died="failed")
 
 
 def _outcome(path: Path) -> dict[str, str]:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (PATIENCE_S, PATIENCE_S))
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    patience = PATIENCE_S if most == resource.RLIM_INFINITY else min(PATIENCE_S, most)
+    resource.setrlimit(resource.RLIMIT_CPU, (patience, patience))
     try:
         limit_memory(max(MIN_MEMORY_BYTES, MEMORY_OF_FILE * path.stat().st_size))
         read_beginning(path)

@@ -144,11 +144,7 @@ def open_outputs(header: VolumeHeader, folder: Path, formats: Sequence[str]) -> 
         cannot be written.
     """
     wanted = list(dict.fromkeys(formats))
-    unknown = [name for name in wanted if name not in _SUFFIXES]
-    if unknown or not wanted:
-        given = ", ".join(unknown) if unknown else "nothing"
-        raise UsageError(f"unknown output format {given}; choose of {', '.join(FORMATS)}")
-    paths = [folder / f"{header.stem}{_SUFFIXES[name]}" for name in wanted]
+    paths = output_paths(header.stem, folder, wanted)
     for path in paths:
         refuse_input(path, header.input_files)
     with ExitStack() as stack:
@@ -160,6 +156,21 @@ def open_outputs(header: VolumeHeader, folder: Path, formats: Sequence[str]) -> 
         outputs = stack.enter_context(closing(Outputs(header, paths, sinks)))
         yield outputs
         outputs.finish()
+
+
+def output_paths(stem: str, folder: Path, formats: Sequence[str]) -> list[Path]:
+    """Name the outputs of a scan, one a format.
+
+    Raises
+    ------
+    UsageError
+        A format is unknown, or none is given.
+    """
+    unknown = [name for name in formats if name not in _SUFFIXES]
+    if unknown or not formats:
+        given = ", ".join(unknown) if unknown else "nothing"
+        raise UsageError(f"unknown output format {given}; choose of {', '.join(FORMATS)}")
+    return [folder / f"{stem}{_SUFFIXES[name]}" for name in formats]
 
 
 def write_outputs(recon: Reconstruction, folder: Path, formats: Sequence[str]) -> list[Path]:

@@ -175,8 +175,10 @@ class Route(_Part):
     label
         Shell pattern that the peer's own word must match: the calling AE title, the MRD
         configuration's name, the name of the API token, or the folder in the watched one.
-    bundle, backend, task, factor
+    bundle, backend
         As of `ldmpir-edge run`.
+    task, factor
+        As of `ldmpir-edge run`, for images; raw data are reconstructed whatever they are.
     steps, precisions
         Best first; the scheduler may move down both lists to meet the deadline. No steps: the
         bundle's default.

@@ -11,7 +11,7 @@ _BROUGHT: dict[Source, tuple[Family, ...]] = {
     "mrd": ("cartesian1d", "separable"),
     "dicom": ("pointwise",),
     "http": FAMILIES,
-    "watch": FAMILIES,
+    "watch": tuple(family for family in FAMILIES if family != "pointwise"),
 }
 
 
@@ -28,6 +28,9 @@ def route_families(route: Route, doors: Collection[Source]) -> tuple[Family, ...
         The doors that are on.
     """
     on = [source for source in route.sources if source in doors]
-    if on and route.task is not None:
-        return ("separable",) if route.task == "super-resolve" else ("pointwise",)
-    return tuple(dict.fromkeys(family for source in on for family in _BROUGHT[source]))
+    brought = [_BROUGHT[source] for source in on]
+    if route.task is not None:
+        # Who says what to do with images expects them where they can come.
+        family: Family = "separable" if route.task == "super-resolve" else "pointwise"
+        brought = [(family,) if "pointwise" in of_door else of_door for of_door in brought]
+    return tuple(dict.fromkeys(family for of_door in brought for family in of_door))

@@ -24,14 +24,14 @@ from ldmpir_edge.errors import (
     OutputError,
     UnsupportedSizeError,
 )
-from ldmpir_edge.physics.problem import Modality
+from ldmpir_edge.physics.problem import Modality, Task
 from ldmpir_edge.reconstruct import Reconstructor
 from ldmpir_edge.reconstruct.slices import least_grid, resolve_task
 from ldmpir_edge.scans.detect import open_scan
 from ldmpir_edge.scans.display import display_window
 from ldmpir_edge.scans.ismrmrd_file import IsmrmrdScan
 from ldmpir_edge.scans.memory import MAX_JOB_BYTES
-from ldmpir_edge.scans.model import KspaceScan, Scan, SinogramScan
+from ldmpir_edge.scans.model import ImageScan, KspaceScan, Scan, SinogramScan
 from ldmpir_edge.scans.reconstruction import ReconstructedSlice, VolumeHeader
 from ldmpir_edge.scans.write import Outputs, open_outputs
 from ldmpir_edge.serve.bundles import variants
@@ -165,11 +165,17 @@ class _Attempt:
         self._checks: list[dict[str, Any]] = []
         self._notes: dict[str, None] = {}
         self._cause: Cause = "checks"
+        self._task: Task | None = None
+        self._factor: int | None = None
 
     def run(self) -> Outcome:
         with open_scan(_payload(Path(self._order.payload))) as scan:
-            task = resolve_task(scan, self._route.task)
-            grid = least_grid(scan, task, self._route.factor)
+            # A route's task is what it does with images; raw data are reconstructed.
+            images = isinstance(scan, ImageScan)
+            self._task = self._route.task if images else None
+            self._factor = self._route.factor if images else None
+            task = resolve_task(scan, self._task)
+            grid = least_grid(scan, task, self._factor)
             size = ScanSize(task, grid, _n_channels(scan))
             variant, classical = self._choose(scan, size)
             engines = self._engines.of(self._route)
@@ -201,7 +207,7 @@ class _Attempt:
         reconstructor: Reconstructor,
         classical: str | None,
     ) -> Outcome:
-        task, factor = self._route.task, self._route.factor
+        task, factor = self._task, self._factor
         digest = reconstructor.bundle.digest
         deadline = self._deadline(scan, self._latencies.expect(digest, variant, size))
 
@@ -275,8 +281,9 @@ class _Attempt:
         times = [spent for spent in times if spent > 0]
         if not times:
             return None
-        n_prepared = max(len(self._engine_s), 1)
         beside = seconds["prepare"] + seconds["check"] + outputs.seconds
+        # The stream asked once before the first slice, while it loaded the engine.
+        n_prepared = max(len(self._engine_s) - 1, 1)
         return Cost(median(times[1:] or times), beside / n_prepared)
 
     def _outcome(

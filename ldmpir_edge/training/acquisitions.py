@@ -297,7 +297,13 @@ def simulate_superresolution(
     image: NDArray[np.float32], modality: Modality, rng: np.random.Generator
 ) -> Example:
     """Blur and decimate by 2 or 4."""
-    factor = 2 if rng.random() < 0.7 else 4
+    return acquire_coarse(image, modality, 2 if rng.random() < 0.7 else 4, rng)
+
+
+def acquire_coarse(
+    image: NDArray[np.float32], modality: Modality, factor: int, rng: np.random.Generator
+) -> Example:
+    """Blur and decimate an `(H, W)` image by `factor`, and add a little noise."""
     shape = (image.shape[0], image.shape[1])
     coarse = BlurDecimateOp(shape, factor).forward(image.astype(np.float64))
     level = float(np.exp(rng.uniform(np.log(1e-3), np.log(1e-2))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import h5py
 import nibabel
@@ -154,6 +155,28 @@ def test_tasks_of_images(scans, tmp_path):
     np.save(tmp_path / "holes.npy", holes)
     _, filled = run_npy(tmp_path / "holes.npy", tmp_path / "o", "--task", "inpaint", *ONNXRUNTIME)
     assert np.isfinite(filled).all()
+
+
+def test_scans_whose_outputs_would_have_the_same_names(scans, tmp_path):
+    path, _ = scans["mri"]
+    both = [tmp_path / name / "scan.h5" for name in ("a", "b")]
+    for copied in both:
+        copied.parent.mkdir()
+        shutil.copy(path, copied)
+    finished = ldmpir_edge("run", *both, "-o", tmp_path / "out", *ONNXRUNTIME)
+    finished.assert_refused(2, "would have the same names", "folders of their own")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_would_replace_another_scan(scans, tmp_path):
+    path, _ = scans["mri"]
+    first, second = tmp_path / "exam.h5", tmp_path / "exam" / "brain.h5"
+    second.parent.mkdir()
+    for copied in (first, second):
+        shutil.copy(path, copied)
+    finished = ldmpir_edge("run", first, second, "-o", tmp_path, "--format", "dicom", *ONNXRUNTIME)
+    finished.assert_refused(30, "would replace the scan", "brain.h5")
+    assert second.exists()
 
 
 def test_several_scans_in_one_run(scans, tmp_path):

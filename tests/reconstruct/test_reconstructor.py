@@ -16,7 +16,7 @@ from ldmpir_edge.errors import (
     UsageError,
 )
 from ldmpir_edge.reconstruct import Reconstructor
-from ldmpir_edge.reconstruct.slices import prepare_slice
+from ldmpir_edge.reconstruct.slices import BLANK_NOTE, prepare_slice
 from ldmpir_edge.scans.detect import open_scan
 
 
@@ -133,6 +133,35 @@ def test_a_slice_without_a_known_pixel_is_refused(real, tmp_path):
         real(tmp_path / "a.npy", task="inpaint")
 
 
+@pytest.mark.parametrize("task", ["denoise", "super-resolve"])
+@pytest.mark.parametrize("value", [0.0, 300.0])
+def test_an_empty_slice_of_a_volume_is_delivered_as_it_is(faked, tmp_path, rng, task, value):
+    volume = rng.gamma(2.0, 100.0, (3, SIZE, SIZE)).astype(np.float32)
+    volume[0] = value
+    np.save(tmp_path / "a.npy", volume)
+    asked: list[float] = []
+
+    def answer(inputs):
+        asked.append(1)
+        return inputs["x1"][0]
+
+    recon = faked(answer)(tmp_path / "a.npy", task=task)
+    assert len(asked) == 2, "the engine sees the other two"
+    np.testing.assert_allclose(recon.image[0], value, rtol=1e-6)
+    assert recon.image[1].std() > 10
+    assert BLANK_NOTE in recon.notes
+    assert all(check["fallback"] is None for check in recon.checks)
+
+
+def test_a_slice_that_holds_next_to_nothing_is_denoised(real, tmp_path):
+    image = np.zeros((SIZE, SIZE), np.float32)
+    image[20, 20:23] = 500.0
+    np.save(tmp_path / "a.npy", image)
+    recon = real(tmp_path / "a.npy")
+    assert recon.checks[0]["fallback"] is None
+    assert np.unravel_index(recon.image[0].argmax(), image.shape) in [(20, 20), (20, 21), (20, 22)]
+
+
 @pytest.mark.parametrize(("asked", "factor"), [(None, 2), (4, 4)])
 def test_an_enlarged_image_has_smaller_pixels(real, tmp_path, rng, asked, factor):
     write_dicom(tmp_path / "a.dcm", rng)
@@ -167,7 +196,7 @@ def test_an_image_is_refused_by_its_enlarged_size(faked, tmp_path):
     np.save(tmp_path / "a.npy", np.ones((600, 32), np.float32))
     with pytest.raises(UnsupportedSizeError, match="height is 1200"):
         faked(raising)(tmp_path / "a.npy", task="super-resolve")
-    with pytest.raises(UnsupportedSizeError, match="height is 2400"):
+    with pytest.raises(UnsupportedSizeError, match="enlarged by 4, the scan's height is 2400"):
         faked(raising)(tmp_path / "a.npy", task="super-resolve", factor=4)
 
 

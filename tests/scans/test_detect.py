@@ -149,6 +149,15 @@ def test_nifti_volume_keeps_its_geometry(tmp_path, rng, name):
         np.testing.assert_allclose(where, [-ras[0], -ras[1], ras[2]])
 
 
+def test_a_nifti_without_a_code_states_no_position(tmp_path, rng):
+    image = nib.Nifti1Image(rng.random((16, 16, 3)), None)
+    image.header.set_zooms((0.5, 0.75, 2.0))
+    nib.save(image, tmp_path / "v.nii")
+    with open_scan(tmp_path / "v.nii") as scan:
+        assert scan.info.planes == ()
+        assert scan.info.pixel_spacing_mm == (0.75, 0.5)
+
+
 def test_nifti_scaling_and_fourth_axis(tmp_path, rng):
     volume = rng.integers(0, 100, (5, 4, 3, 2)).astype(np.int16)
     image = nib.Nifti2Image(volume, np.eye(4))

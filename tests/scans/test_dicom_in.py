@@ -70,6 +70,13 @@ def test_slices_are_sorted_along_the_normal_not_by_name(save, pixels):
         assert not any("PixelData" in ds for ds in scan.info.source_datasets)
 
 
+def test_a_name_that_stands_in_the_files_own_header_alone(save, pixels):
+    path = save("a.dcm", pixels, SOPClassUID=None, SOPInstanceUID=None)
+    with open_scan(path) as scan:
+        (source,) = scan.info.source_datasets
+    assert (source.SOPClassUID, source.SOPInstanceUID) == (MRImageStorage, "1.2.3.1")
+
+
 def test_several_files_make_one_series(save, pixels):
     files = [save(f"{z}.dcm", pixels, ImagePositionPatient=[0, 0, z]) for z in (4, 2)]
     with open_scan(files) as scan:
@@ -182,6 +189,19 @@ def test_flipped_bytes_never_escape_the_error_tree(save, pixels, tmp_path, rng):
                 scan.image(0)
         except (ScanFormatError, ScanDataError):
             pass
+
+
+def test_an_empty_file_beside_a_series_is_passed_over_and_told(save, pixels):
+    path = save("a.dcm", pixels)
+    (save.folder / "lost.dcm").touch()
+    with open_scan(save.folder) as scan:
+        assert scan.n_slices == 1
+        assert any("lost.dcm" in note for note in scan.info.notes)
+    with (
+        pytest.raises(ScanFormatError, match=r"lost\.dcm"),
+        open_scan([path, save.folder / "lost.dcm"]),
+    ):
+        pass
 
 
 def test_a_folder_without_images(tmp_path):

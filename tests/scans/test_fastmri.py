@@ -35,6 +35,15 @@ def test_slices_reference_and_geometry(fastmri_file, mrd_xml, kspace, rng):
         assert scan.info.protocol_name == "head"
 
 
+def test_a_zero_filled_image_has_smaller_pixels(fastmri_file, mrd_xml, kspace, rng):
+    reference = rng.random((3, 64, 25)).astype(np.float32)
+    header = mrd_xml((32, 20, 1), (64, 25), 10, 19)
+    path = fastmri_file(kspace=kspace, reconstruction_rss=reference, ismrmrd_header=header)
+    with open_scan(path) as scan:
+        # 64 and 25 pixels cover what 32 and 20 of 1 mm did.
+        assert scan.info.pixel_spacing_mm == (0.5, 0.8)
+
+
 def test_single_coil_gains_a_coil_axis(fastmri_file, kspace, rng):
     reference = rng.random((3, 16, 16)).astype(np.float32)
     path = fastmri_file(kspace=kspace[:, 0], reconstruction_esc=reference)

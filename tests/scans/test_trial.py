@@ -52,6 +52,33 @@ def test_a_file_that_is_read_for_ever_is_refused(
     assert json.loads(capfd.readouterr().out) == {"died": "stood still"}
 
 
+def test_an_error_that_no_reader_foresaw_is_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def read_beginning(_: Path) -> None:
+        raise OverflowError
+
+    monkeypatch.setattr(trial_process, "read_beginning", read_beginning)
+    (tmp_path / "a.h5").write_bytes(b"")
+    trial_process.try_file(tmp_path / "a.h5")
+    assert json.loads(capfd.readouterr().out) == {"died": "failed"}
+
+
+def test_limits_below_those_of_the_trial_are_kept(tmp_path: Path) -> None:
+    """As `ulimit -d` and systemd's LimitDATA and LimitCPU set them."""
+    write_fastmri(tmp_path / "a.h5")
+    code = (
+        "import pathlib, resource, sys; from ldmpir_edge.scans import trial_process as t; "
+        "resource.setrlimit(resource.RLIMIT_CPU, (50, 50)); "
+        "resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30)); "
+        "t.try_file(pathlib.Path(sys.argv[1]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a.h5"], capture_output=True, check=True, text=True
+    )
+    assert json.loads(done.stdout) == {}
+
+
 def test_sound_files_pass(tmp_path: Path) -> None:
     write_fastmri(tmp_path / "fastmri.h5")
     write_ismrmrd(tmp_path / "ismrmrd.h5", np.random.default_rng(0))

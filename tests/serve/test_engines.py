@@ -223,6 +223,7 @@ def test_where_engines_are_built_for_minutes_all_are_tested_at_first(
         (["mrd"], {"sources": ("dicom",)}, ()),
         (["dicom", "http"], {"task": "super-resolve"}, ("separable",)),
         (["http"], {"task": "denoise"}, ("pointwise",)),
+        (["mrd", "http"], {"task": "denoise"}, ("cartesian1d", "separable", "pointwise")),
         (["dicom", "watch"], {}, ("pointwise", *(f for f in FAMILIES if f != "pointwise"))),
     ],
 )

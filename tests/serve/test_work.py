@@ -96,10 +96,22 @@ def test_a_route_enlarges_by_its_factor(bench: Bench, rng: np.random.Generator) 
     assert outcome.report["shape"] == [4 * image, 4 * image]
 
 
-def test_ct_is_reconstructed_by_its_content(bench: Bench) -> None:
+@pytest.mark.parametrize("route", [ROUTE, ROUTE.model_copy(update={"task": "denoise"})])
+def test_ct_is_reconstructed_by_its_content(bench: Bench, route: Route) -> None:
+    """Whatever the route does with images."""
     write_sinogram(bench.payload / "scan")
-    outcome = bench.run()
+    outcome = bench.run(route)
     assert (outcome.state, outcome.report["task"]) == ("done", "ct")
+
+
+def test_what_is_done_beside_the_engine_is_counted_once_a_slice(bench: Bench) -> None:
+    write_fastmri(bench.payload / "scan", acceleration=2)
+    report = bench.run().report
+    measured = bench.latencies.expect(report["bundle_sha256"], (4, "fp32"), SIZE)
+    assert measured is not None
+    seconds = report["seconds"]
+    beside = sum(seconds[stage] for stage in ("prepare", "check", "write"))
+    assert measured.beside_s == pytest.approx(beside, rel=0.05)
 
 
 def assert_classical(bench: Bench, outcome: Outcome, *words: str, cause: str = "engine") -> None:

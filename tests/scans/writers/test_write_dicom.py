@@ -126,6 +126,33 @@ def test_dicom_input_gives_a_derived_image_of_the_same_patient(denoised, tmp_pat
         assert not [e for e in ds if e.tag.is_private]
 
 
+def test_a_source_without_its_own_name_is_not_referred_to(denoised, tmp_path, dciodvfy):
+    for ds in denoised.info.source_datasets:
+        for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
+            del ds[keyword]
+        ds.ImageType = "ORIGINAL"
+    kind = "OTHER" if denoised.info.modality == "mr" else "AXIAL"
+    for ds in _write(denoised, tmp_path):
+        assert "SourceImageSequence" not in ds
+        assert "ReferencedSeriesSequence" not in ds
+        assert list(ds.ImageType) == ["DERIVED", "PRIMARY", kind]
+    for path in sorted((tmp_path / denoised.stem).iterdir()):
+        assert dciodvfy(path) == []
+
+
+def test_negative_values_of_an_image_that_is_no_magnitude_are_kept(mr, tmp_path, dciodvfy):
+    centred = replace(mr, image=mr.image - mr.image.mean())
+    for ds, image in zip(_write(centred, tmp_path), centred.image, strict=True):
+        mapping = ds.RealWorldValueMappingSequence[0]
+        assert ds.PixelRepresentation == 1
+        assert mapping.RealWorldValueFirstValueMapped < 0
+        shown = ds.pixel_array * mapping.RealWorldValueSlope
+        np.testing.assert_allclose(shown, image, atol=mapping.RealWorldValueSlope / 2)
+        assert "clipped" not in ds.ImageComments
+    for path in sorted((tmp_path / mr.stem).iterdir()):
+        assert dciodvfy(path) == []
+
+
 @pytest.mark.parametrize("denoised", ["mr-datalad"], indirect=True)
 def test_invalid_source_values_are_repaired(denoised, tmp_path):
     assert denoised.info.source_datasets[0].PatientAge == "42"

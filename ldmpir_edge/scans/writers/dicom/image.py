@@ -133,23 +133,35 @@ def _add_derivation(
     ds: Dataset, info: ScanInfo, piece: ReconstructedSlice, source: Dataset
 ) -> None:
     made = piece.provenance
-    kind = list(ds.get("ImageType") or [])[2:] or [_IMAGE_KIND[info.modality]]
+    stated = ds.get("ImageType") or []
+    # pydicom gives a single value as a string.
+    kind = [] if isinstance(stated, str) else list(stated)[2:]
+    kind = kind or [_IMAGE_KIND[info.modality]]
     ds.ImageType = ["DERIVED", "PRIMARY", *kind]
     ds.SeriesNumber = (ds.get("SeriesNumber") or 0) + DERIVED_SERIES_OFFSET
     ds.SeriesDescription = _series_description(ds.get("SeriesDescription"), made)
     ds.DerivationDescription = ascii_text(f"{_recipe(made)} applied to the source image", 1024)
+    _refer_to(source, ds, same_grid=_on_grid_of(source, piece))
+    if info.modality == "mr":
+        _add_missing_sequence(ds)
+
+
+def _refer_to(source: Dataset, ds: Dataset, *, same_grid: bool) -> None:
+    if not (source.get("SOPClassUID") and source.get("SOPInstanceUID")):
+        # A file that lost its name cannot be referred to.
+        return
     reference = _reference(source)
-    reference.SpatialLocationsPreserved = "YES" if _on_grid_of(source, piece) else "NO"
+    reference.SpatialLocationsPreserved = "YES" if same_grid else "NO"
     reference.PurposeOfReferenceCodeSequence = [
         code("121322", "Source image for image processing operation")
     ]
     ds.SourceImageSequence = [reference]
+    if not source.get("SeriesInstanceUID"):
+        return
     series = Dataset()
     series.SeriesInstanceUID = source.SeriesInstanceUID
     series.ReferencedInstanceSequence = [_reference(source)]
     ds.ReferencedSeriesSequence = [series]
-    if info.modality == "mr":
-        _add_missing_sequence(ds)
 
 
 def _on_grid_of(source: Dataset | None, piece: ReconstructedSlice) -> bool:

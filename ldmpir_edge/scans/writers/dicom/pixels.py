@@ -58,13 +58,16 @@ CT_SCALE = StoredScale(1.0, 0.0, signed=True, stated_as="modality lut", unit="HU
 """One grey level is 1 HU; metal may reach 32,767 HU."""
 
 
-def mr_scale(peak: float) -> StoredScale:
+def mr_scale(lowest: float, peak: float) -> StoredScale:
     """Choose the scale that puts `peak`, the volume's brightest voxel, at `MR_PEAK_LEVEL`.
 
     One scale serves a whole series, so that its slices can be compared and windowed together.
+    Where the volume's lowest voxel is negative (an image that is no magnitude), integers are
+    signed, and the larger of the two sizes is at that level.
     """
-    slope = peak / MR_PEAK_LEVEL if peak > 0 else 1.0
-    return StoredScale(slope, 0.0, signed=False, stated_as="real-world value")
+    size = max(peak, -lowest)
+    slope = size / MR_PEAK_LEVEL if size > 0 else 1.0
+    return StoredScale(slope, 0.0, signed=lowest < 0, stated_as="real-world value")
 
 
 def inherited_scale(source: Dataset, modality: Modality) -> StoredScale:
@@ -139,9 +142,9 @@ def _real_world_mapping(scale: StoredScale) -> Dataset:
     item.RealWorldValueFirstValueMapped, item.RealWorldValueLastValueMapped = scale.limits
     item.RealWorldValueSlope = scale.slope
     item.RealWorldValueIntercept = scale.intercept
-    item.LUTExplanation = "Magnitude on the scale of the raw data"
+    item.LUTExplanation = "Values on the scale of the input"
     item.LUTLabel = "SIGNAL"
     item.MeasurementUnitsCodeSequence = [code("1", "no units", scheme="UCUM")]
     for keyword in ("RealWorldValueFirstValueMapped", "RealWorldValueLastValueMapped"):
-        item[keyword].VR = "US"
+        item[keyword].VR = "SS" if scale.signed else "US"
     return item

@@ -31,10 +31,10 @@ _NO_PIXELS = np.empty((0, 0), np.float32)
 def write_dicom(header: VolumeHeader, target: Path) -> SliceSink:
     """Write the folder `target` with `0001.dcm`, `0002.dcm`, … in slice order.
 
-    MR from k-space is stored with its brightest voxel at 32,767 and the series' one scale as
-    real-world value mapping; CT from projections as HU, one grey level 1 HU; an image made from
-    DICOM images keeps its source's stored scale. Values outside the stored range are clipped, and
-    the number of clipped pixels stands in Image Comments.
+    MR that did not come as DICOM is stored with its brightest voxel at 32,767 and the series' one
+    scale as real-world value mapping, signed where values are negative; CT from projections as HU,
+    one grey level 1 HU; an image made from DICOM images keeps its source's stored scale. Values
+    outside the stored range are clipped, and the number of clipped pixels stands in Image Comments.
 
     Parameters
     ----------
@@ -77,15 +77,16 @@ def _write_mr(header: VolumeHeader, folder: Path) -> SliceSink:
     # images wait in a file without a name, which goes when it is closed, however that happens.
     waiting: list[ReconstructedSlice] = []
     sample = WindowSample(header.n_slices)
-    peak = 0.0
+    lowest = peak = 0.0
     with TemporaryFile(dir=folder) as spool:
         for _ in range(header.n_slices):
             piece = yield
             spool.write(np.ascontiguousarray(piece.image).data)
             waiting.append(replace(piece, image=_NO_PIXELS))
             sample.add(piece.image)
+            lowest = min(lowest, float(piece.image.min()))
             peak = max(peak, float(piece.image.max()))
-        scale, window = mr_scale(peak), sample.window("mr")
+        scale, window = mr_scale(lowest, peak), sample.window("mr")
         spool.seek(0)
         for piece in waiting:
             pixels = np.empty(header.shape[1:], np.float32)

@@ -122,9 +122,11 @@ def gram_rays(x: Array, tables: Tables) -> Array:
     rows = xp.concat([edge, image, edge], axis=-1)
     columns = xp.concat([edge, xp.matrix_transpose(image), edge], axis=-1)
     flat = xp.reshape(xp.concat([rows, columns], axis=-2), (x.shape[0], -1))
+    # Differences of the image, not of what was gathered: a hundred times fewer.
+    slope = flat[:, 1:] - flat[:, :-1]
     index, fraction = tables["forward_index"], tables["forward_fraction"]
-    near, far = flat[:, index], flat[:, index + 1]
-    sinogram = xp.sum(near + fraction * (far - near), axis=-1) * tables["forward_weight"]
+    samples = flat[:, index] + fraction * slope[:, index]
+    sinogram = xp.sum(samples, axis=-1) * tables["forward_weight"]
     kernel = tables["filter"]
     views = xp.reshape(sinogram, (x.shape[0], -1, kernel.shape[0]))
     filtered = xp.reshape(views @ kernel, (x.shape[0], -1))

@@ -25,6 +25,12 @@ from ldmpir_edge.physics.rays import ray_tables
 from ldmpir_edge.physics.rebin import rebin_to_parallel
 from ldmpir_edge.physics.toeplitz import adjoint_scale, toeplitz_tables
 
+LEAST_REACH = 0.25
+"""Detectors must reach this share of the circle within the image, or a unit is wrong."""
+LEAST_BALANCE = 0.75
+"""And to the one side this share of what they reach to the other."""
+FULL_REACH = 0.95
+
 MAX_RAY_TABLE_ENTRIES = 220_000_000
 """A fan scan with more table entries than this (1.3 GB: 120 views at 512 × 512) is rebinned to
 parallel beams. Rebinning interpolates between views, which sparse ones do not survive: at 60 views
@@ -75,9 +81,11 @@ def build_ct_problem(
     ShapeError
         The sinogram does not have the geometry's views and detectors.
     ScanDataError
-        The sinogram is not finite, or a physical constant is not positive.
+        The sinogram is not finite, a physical constant is not positive, or the detectors see
+        little of the image, or much more on one side than on the other.
     """
     _check(sinogram, geometry, mu_water_per_mm, photons)
+    _check_view(geometry, image_shape, pixel_spacing_mm)
     line_integrals = np.asarray(sinogram, np.float32)
     if photons is None:
         photons = estimate_photons(line_integrals)
@@ -140,6 +148,36 @@ def _check(
     for name, value in (("mu_water_per_mm", mu_water_per_mm), ("photons", photons)):
         if value is not None and not (np.isfinite(value) and value > 0):
             raise ScanDataError(f"{name} is {value}; it must be positive and finite")
+
+
+def _check_view(
+    geometry: RadonGeometry, image_shape: tuple[int, int], pixel_spacing_mm: float
+) -> None:
+    inner, outer = sorted(geometry.reach_mm)
+    radius = min(image_shape) * pixel_spacing_mm / 2
+    if outer < LEAST_REACH * radius:
+        raise ScanDataError(
+            f"the detectors reach {outer:.3g} mm from the rotation centre and the image "
+            f"{radius:.3g} mm; check their spacing and offset and the pixel spacing, all in mm"
+        )
+    if inner < LEAST_BALANCE * outer:
+        raise ScanDataError(
+            f"the detectors reach {inner:.3g} mm to one side of the rotation centre and "
+            f"{outer:.3g} mm to the other; displaced detectors (a half fan) are not reconstructed"
+        )
+
+
+def view_note(
+    geometry: RadonGeometry, image_shape: tuple[int, int], pixel_spacing_mm: float
+) -> str | None:
+    """Say where the detectors see less than the circle within an image `(H, W)`; None if not."""
+    radius, seen = min(image_shape) * pixel_spacing_mm / 2, min(geometry.reach_mm)
+    if seen >= FULL_REACH * radius:
+        return None
+    return (
+        f"the detectors see a circle of {seen:.0f} mm radius of an image of {radius:.0f} mm: if "
+        "the object goes beyond it, the values are wrong"
+    )
 
 
 @dataclass(frozen=True)

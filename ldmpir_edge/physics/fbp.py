@@ -14,6 +14,8 @@ Floats = NDArray[np.floating]
 
 GAP_FACTOR = 4.0
 """A gap between views this many times the median is a missing wedge, not a wide step."""
+REPEATED = 1e-2
+"""Views nearer than this share of an even step are the same view again."""
 
 
 def ramp_kernel(n_taps: int, spacing: float) -> NDArray[np.float64]:
@@ -89,8 +91,13 @@ def _gaps(angles_rad: NDArray[np.float64], period: float) -> tuple[NDArray[np.fl
     """Return the gap behind each view, in ascending order modulo `period`, and the median gap."""
     angles = np.sort(np.mod(angles_rad, period))
     gaps = np.diff(angles, append=angles[0] + period)
-    # Repeated angles (a second turn) leave gaps of rounding size.
-    return gaps, float(np.median(gaps[gaps > 1e-9]))
+    # Repeated angles (a second turn) leave gaps of the size of rounding, or of an encoder's error.
+    return gaps, float(np.median(gaps[gaps > REPEATED * period / angles.size]))
+
+
+def median_step(angles_rad: NDArray[np.float64], period: float) -> float:
+    """Return the median angle between neighbouring views, modulo `period`, repeats left out."""
+    return _gaps(angles_rad, period)[1]
 
 
 def redundancy_weights(geometry: RadonGeometry) -> NDArray[np.float64]:

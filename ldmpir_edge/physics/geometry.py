@@ -160,6 +160,12 @@ class RadonGeometry:
             return self.spacing * self.source_distance_mm
         return self.spacing * self.source_distance_mm / self.source_detector_mm
 
+    @property
+    def reach_mm(self) -> tuple[float, float]:
+        """How far from the rotation centre the outermost rays of either side pass."""
+        _, s = self.lines()
+        return -float(s[0, 0]), float(s[0, -1])
+
     def lines(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Describe every ray as the line x cos φ + y sin φ = s.
 

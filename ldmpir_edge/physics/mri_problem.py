@@ -71,8 +71,9 @@ def build_mri_problem(
     x1 = reweighted_sense(op, adjoint, noise_level)
     family, tables = _tables(csm, mask)
     height, width = op.domain_shape
-    bright = np.percentile(np.abs(x1), BRIGHT_PERCENTILE)
-    scale = float(bright) if bright > 0 else 1.0
+    size = np.abs(x1)
+    # Where next to nothing is in view, the brightest of it.
+    scale = float(np.percentile(size, BRIGHT_PERCENTILE) or size.max() or 1.0)
     sampled = int(np.count_nonzero(mask)) * (height if mask.ndim == 1 else 1)
     return Problem(
         family=family,

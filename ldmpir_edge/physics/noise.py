@@ -83,7 +83,12 @@ def estimate_photons(sinogram: NDArray[np.floating]) -> float:
         return _MOST_PHOTONS
     difference = p[:, :-2] - 2 * p[:, 1:-1] + p[:, 2:]
     spread = np.exp(-np.clip(p[:, 1:-1], 0.0, MAX_LINE_INTEGRAL) / 2)
-    deviation = np.median(np.abs(difference * spread)) / NORMAL_MEDIAN
+    size = np.abs(difference * spread)
+    # Exact zeros come from rays that were set to a value, such as those through air.
+    alive = size[size > 0]
+    if alive.size == 0:
+        return _MOST_PHOTONS
+    deviation = np.median(alive) / NORMAL_MEDIAN
     return float(min(6.0 / max(deviation**2, 1e-300), _MOST_PHOTONS))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmpir_edge.physics.fbp import redundancy_weights, view_range
+from ldmpir_edge.physics.fbp import median_step, redundancy_weights, view_range
 from ldmpir_edge.physics.geometry import RadonGeometry
 
 ANGLE_TOLERANCE = 1e-9
@@ -43,8 +43,7 @@ def rebin_to_parallel(
     n_side = int(reach / pitch)
     gamma: NDArray[np.float64] = np.arcsin(np.arange(-n_side, n_side + 1) * (pitch / source))
     beta, start, order = _ordered_views(geometry)
-    median_step = float(np.median(np.diff(beta)))
-    n_views = max(1, round(np.pi / median_step))
+    n_views = max(1, round(np.pi / median_step(geometry.angles_rad, 2 * np.pi)))
     phi = np.arange(n_views, dtype=np.float64) * (np.pi / n_views)
     weights = redundancy_weights(geometry)
     weighted = _at_fan_angles(geometry, (sinogram * weights)[order], gamma)

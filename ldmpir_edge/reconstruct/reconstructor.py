@@ -341,7 +341,9 @@ class Reconstructor:
     def _run(self, prepared: PreparedSlice, seed: int | None, index: int) -> _Answer:
         problem = prepared.problem
         with self._timed("load"):
-            engine = self._in_use = self.engine(problem.family)
+            if self._in_use is None or not prepared.blank:
+                self._in_use = self.engine(problem.family)
+        engine = self._in_use
         if prepared.blank:
             return _Answer(problem.x1, engine.backend)
         with self._timed("engine"):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldmpir_edge.errors import UsageError
-from ldmpir_edge.physics.ct_problem import build_ct_problem, needs_rebinning
+from ldmpir_edge.physics.ct_problem import build_ct_problem, needs_rebinning, view_note
 from ldmpir_edge.physics.image_problem import (
     build_denoise_problem,
     build_inpaint_problem,
@@ -19,12 +19,20 @@ from ldmpir_edge.physics.mri_problem import build_mri_problem
 from ldmpir_edge.physics.padding import pad_image, padded_size, to_planes
 from ldmpir_edge.physics.problem import Family, Problem, Task
 from ldmpir_edge.scans.coil_compression import compress_rows
-from ldmpir_edge.scans.model import ImageScan, KspaceScan, Scan, ScanInfo, SinogramScan
+from ldmpir_edge.scans.model import (
+    EmptySliceError,
+    ImageScan,
+    KspaceScan,
+    Scan,
+    ScanInfo,
+    SinogramScan,
+)
 from ldmpir_edge.scans.prepare_mri import prepare_mri
 from ldmpir_edge.scans.reconstruction import ReconstructedSlice
 
 FACTORS = (2, 4)
 """How many times as fine super-resolution makes the pixels; the first unless told."""
+EMPTY_NOTE = "a slice whose k-space holds only zeros is black"
 BLANK_NOTE = "a slice that is the same everywhere is delivered as it is"
 RICIAN_NOTE = "what noise adds to a magnitude (the Rician bias) was taken off before denoising"
 
@@ -157,7 +165,12 @@ def prepare_slice(scan: Scan, index: int, task: Task, factor: int | None = None)
         As `resolve_factor`.
     """
     if isinstance(scan, KspaceScan):
-        return _prepare_kspace(scan, index)
+        try:
+            return _prepare_kspace(scan, index)
+        except EmptySliceError:
+            if scan.n_slices == 1:
+                raise
+            return _empty_slice(scan)
     if isinstance(scan, SinogramScan):
         return _prepare_sinogram(scan, index)
     if isinstance(scan, ImageScan):
@@ -262,6 +275,12 @@ def _prepare_kspace(scan: KspaceScan, index: int) -> PreparedSlice:
     )
 
 
+def _empty_slice(scan: KspaceScan) -> PreparedSlice:
+    """Stand for a slice of a volume in which nothing was measured: it is black."""
+    problem = build_denoise_problem(np.zeros(scan.image_shape, np.float32), "mr")
+    return PreparedSlice(problem, _real_part(problem), problem.x1, blank=True, notes=(EMPTY_NOTE,))
+
+
 def _prepare_sinogram(scan: SinogramScan, index: int) -> PreparedSlice:
     sinogram = scan.sinogram(index)
     problem = build_ct_problem(
@@ -272,11 +291,13 @@ def _prepare_sinogram(scan: SinogramScan, index: int) -> PreparedSlice:
         mu_water_per_mm=scan.mu_water_per_mm,
         photons=scan.photons,
     )
+    note = view_note(scan.geometry, scan.recon_matrix, scan.pixel_spacing_mm)
     return PreparedSlice(
         problem,
         _real_part(problem),
         problem.x1,
         n_views=scan.geometry.n_views,
+        notes=() if note is None else (note,),
         measured=sinogram,
     )
 

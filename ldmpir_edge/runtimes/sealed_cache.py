@@ -19,6 +19,7 @@ import hmac
 import logging
 import os
 import secrets
+import stat
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -31,6 +32,7 @@ MAX_BYTES = 256 * 2**20
 
 SUFFIX = ".sealed"
 
+_GUARDED = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _FORMAT = b"ldmpir sealed 1\n"
 _MAC_BYTES = 32
 _SECRET_BYTES = 32
@@ -68,8 +70,11 @@ class SealedCache:
         if secret is None:
             return None
         try:
-            with path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size > self._max_bytes:
+            # Another's link or pipe under this name must be neither followed nor waited for.
+            descriptor = os.open(path, os.O_RDONLY | _GUARDED)
+            with os.fdopen(descriptor, "rb") as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode) or status.st_size > self._max_bytes:
                     return None
                 head, data = file.read(len(_FORMAT) + _MAC_BYTES), file.read()
         except OSError:

@@ -97,6 +97,10 @@ def open_npy(path: Path) -> Iterator[NpyScan]:
     yield _with_modality(scan)
 
 
+_TO_MM = {"meter": 1e3, "micron": 1e-3}
+"""NIfTI's other units of length; an unknown one is taken for mm."""
+
+
 @contextmanager
 def open_nifti(path: Path) -> Iterator[NiftiScan]:
     """Open a NIfTI-1 or NIfTI-2 volume, compressed or not; a fourth axis follows as slices.
@@ -136,8 +140,9 @@ def _nifti_scan(path: Path, image: Any) -> NiftiScan:
         )
     columns, rows, planes, volumes = (*shape, 1, 1)[:4]
     _check_shape(path, rows, columns, planes * volumes)
-    spacing = [float(v) for v in image.header.get_zooms()[:3]]
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine  # RAS to DICOM's LPS
+    to_mm = _TO_MM.get(image.header.get_xyzt_units()[0], 1.0)
+    spacing = [float(v) * to_mm for v in image.header.get_zooms()[:3]]
+    affine = np.diag([-to_mm, -to_mm, to_mm, 1.0]) @ image.affine  # RAS to DICOM's LPS
     # Without a code the matrix is a default of the reader's, and nobody stated a position.
     placed = any(int(image.header[code]) for code in ("qform_code", "sform_code"))
     geometry = _planes(affine, planes) * volumes if placed else ()

@@ -107,6 +107,7 @@ def open_lines(path: Path, header: MrdHeader, lines: Lines) -> Iterator[IsmrmrdS
     if not imaging.any():
         raise ScanDataError(f"{path}: no imaging lines among {lines.heads.size} acquisitions")
     n_coils = _n_coils(path, lines, imaging)
+    separate = _of_these_coils(lines, separate, n_coils, notes)
     shape = (n_coils, encoded[0], encoded[1])
     check_slice_size(path, "k-space", shape)
     phase_center = encoded[1] // 2 if header.phase_center is None else header.phase_center
@@ -170,6 +171,16 @@ def _select(
         # The lines belong to the image's own k-space: they are measurements like all others.
         calibration[:] = False
     return usable & ~calibration, usable & calibration
+
+
+def _of_these_coils(
+    lines: Lines, calibration: NDArray[np.bool_], n_coils: int, notes: list[str]
+) -> NDArray[np.bool_]:
+    """Leave out calibration lines of other coils than the image's, such as the body coil's."""
+    ours = calibration & (lines.heads["active_channels"] == n_coils)
+    if (others := int(np.count_nonzero(calibration & ~ours))) > 0:
+        notes.append(f"{others} calibration lines of another number of channels are left out")
+    return ours
 
 
 def _n_coils(path: Path, lines: Lines, imaging: NDArray[np.bool_]) -> int:

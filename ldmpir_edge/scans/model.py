@@ -28,6 +28,10 @@ MU_WATER_PER_MM = 0.0192
 """Attenuation of water at 70 keV, the effective energy of a 120 kV beam (NIST XCOM)."""
 
 
+class EmptySliceError(ScanDataError):
+    """In k-space of one slice nothing was measured."""
+
+
 @dataclass(frozen=True)
 class SlicePlane:
     """Where a delivered image lies in the patient, in DICOM's LPS coordinates.
@@ -199,13 +203,15 @@ class KspaceScan(Scan):
         ------
         UsageError
             No such slice.
+        EmptySliceError
+            The samples are all zero.
         ScanDataError
-            The samples hold NaN or infinity, or are all zero.
+            They hold NaN or infinity.
         """
         self._check_index(index)
         samples = self._finite(self._read_kspace(index), f"k-space of slice {index}")
         if not samples.any():
-            raise ScanDataError(
+            raise EmptySliceError(
                 f"{self.path}: k-space of slice {index} holds only zeros; nothing was measured"
             )
         return samples

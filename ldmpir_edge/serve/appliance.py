@@ -103,6 +103,11 @@ class Appliance:
             self.notices = Notices()
             self.intake = Intake(self.config, self.folder, self.queue, self.metrics)
             targets = self._targets()
+            for name, n_items in self.queue.abandon(targets.keys()).items():
+                _log.warning(
+                    "deliveries to a target that is not configured any more were given up",
+                    extra={"target": name, "n_items": n_items},
+                )
             self.supervisor = Supervisor(
                 *(self.config, self.folder, self.queue, targets),
                 metrics=self.metrics,
@@ -166,7 +171,11 @@ class Appliance:
                 raise LdmpirError("the supervisor ended unexpectedly; start the appliance again")
             if time.monotonic() - kept > HOUSE_S:
                 kept = time.monotonic()
-                self.keep_house()
+                try:
+                    self.keep_house()
+                except (LdmpirError, OSError) as err:
+                    # A full disk is no reason to end: what is here still comes out.
+                    _log.warning("nothing could be removed", extra={"error": type(err).__name__})
 
     def keep_house(self) -> None:
         """Remove what was kept long enough; what was delivered also earlier, on a full disk."""
@@ -176,7 +185,7 @@ class Appliance:
         now = time.time()
         for job_id in self.queue.delivered_before(now - limits.keep_hours * HOUR_S):
             self._remove(job_id)
-        for job_id in self.queue.delivered_before(now):
+        for job_id in self.queue.delivered_before(now, to_a_target=True):
             if self.folder.free_bytes() >= 2 * limits.min_free_bytes:
                 return
             self._remove(job_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -136,6 +137,11 @@ class Courier:
             error = "the target did not confirm it"
         except LdmpirError as err:
             arrived, error = [], str(err)
+        # What a library makes of a strange answer, no descriptor left: none of it may end the
+        # thread, for nobody else delivers to this target.
+        except Exception as err:  # noqa: BLE001
+            arrived, error = [], f"the delivery failed: {type(err).__name__}"
+            _log.exception("delivery failed", extra={"job": job.id, "target": self._name})
         self._queue.confirm([by_item[item] for item in arrived])
         self._metrics.delivered(self._name, len(arrived))
         told = {"job": job.id, "target": self._name, "n_items": len(arrived)}
@@ -154,10 +160,10 @@ class Courier:
             try:
                 if self.deliver_next() and not self._n_failures:
                     continue
-            except LdmpirError as err:
-                # The outbox itself could not be written: the disk is full.
+            except (LdmpirError, sqlite3.Error, OSError) as err:
+                # The outbox itself, or its disk: full, or failing.
                 _log.warning(
-                    "the outbox cannot be written",
+                    "the outbox cannot be used",
                     extra={"target": self._name, "error": type(err).__name__},
                 )
                 self._n_failures += 1
@@ -165,5 +171,10 @@ class Courier:
                 # A new result is no reason to ask a target again that just failed.
                 self._stopping.wait(min(2.0 ** (self._n_failures - 1), MAX_REST_S))
             else:
-                due_s = self._queue.until_due(self._name)
-                self._wake.wait(POLL_S if due_s is None else min(due_s, POLL_S))
+                self._wake.wait(self._rest_s())
+
+    def _rest_s(self) -> float:
+        with suppress(sqlite3.Error):
+            due_s = self._queue.until_due(self._name)
+            return POLL_S if due_s is None else min(due_s, POLL_S)
+        return POLL_S

@@ -10,7 +10,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -73,6 +73,10 @@ _UNDELIVERED = (
     "(state IN ('queued', 'running') OR id IN "
     "(SELECT job_id FROM deliveries WHERE delivered IS NULL))"
 )
+
+
+_DUE = "(not_before <= ? OR not_before > ?)"
+"""Nothing waits longer than `MAX_PAUSE_S`: a later time is of a clock that was set back since."""
 
 
 class JobQueue:
@@ -192,9 +196,8 @@ class JobQueue:
         """
         with self._transaction():
             jobs = self._select(
-                "WHERE state = 'queued' AND not_before <= ? "
-                "ORDER BY due IS NULL, due, number LIMIT 1",
-                self._clock(),
+                f"WHERE state = 'queued' AND {_DUE} ORDER BY due IS NULL, due, number LIMIT 1",
+                *self._now(),
             )
             if not jobs:
                 return None
@@ -271,11 +274,11 @@ class JobQueue:
         """Answer what is to be delivered to `target` now: all items of the oldest job."""
         with self._lock:
             rows = self._db.execute(
-                "SELECT job_id, target, item, attempts FROM deliveries "
+                "SELECT job_id, target, item, attempts FROM deliveries "  # noqa: S608 - a constant
                 "WHERE target = ? AND delivered IS NULL AND job_id = (SELECT job_id FROM "
-                "deliveries WHERE target = ? AND delivered IS NULL AND not_before <= ? "
+                f"deliveries WHERE target = ? AND delivered IS NULL AND {_DUE} "
                 "ORDER BY not_before, rowid LIMIT 1) ORDER BY item",
-                (target, target, self._clock()),
+                (target, target, *self._now()),
             )
             return [Delivery(*row) for row in rows]
 
@@ -286,7 +289,10 @@ class JobQueue:
                 "SELECT MIN(not_before) FROM deliveries WHERE target = ? AND delivered IS NULL",
                 (target,),
             ).fetchone()
-        return None if row[0] is None else max(float(row[0]) - self._clock(), 0.0)
+        if row[0] is None:
+            return None
+        left_s = float(row[0]) - self._clock()
+        return left_s if 0 < left_s <= MAX_PAUSE_S else 0.0
 
     def confirm(self, deliveries: Sequence[Delivery]) -> None:
         """Take out of the outbox what the target has."""
@@ -347,19 +353,50 @@ class JobQueue:
             ).fetchone()
             return int(row[0]), int(row[1])
 
-    def delivered_before(self, moment: float) -> list[str]:
-        """Answer the jobs that ended before `moment` and are delivered, the oldest first."""
+    def delivered_before(self, moment: float, *, to_a_target: bool = False) -> list[str]:
+        """Answer the jobs that ended before `moment` and are delivered, the oldest first.
+
+        Parameters
+        ----------
+        moment
+            Seconds since 1970.
+        to_a_target
+            Leave out those without a target, which somebody may still fetch.
+        """
+        somewhere = "AND id IN (SELECT job_id FROM deliveries)" if to_a_target else ""
         with self._lock:
             rows = self._db.execute(
-                f"SELECT id FROM jobs WHERE finished < ? AND NOT {_UNDELIVERED} ORDER BY finished",  # noqa: S608 - a constant
+                f"SELECT id FROM jobs WHERE finished < ? AND NOT {_UNDELIVERED} {somewhere} "  # noqa: S608 - constants
+                "ORDER BY finished",
                 (moment,),
             )
             return [row[0] for row in rows]
+
+    def abandon(self, targets: Collection[str]) -> dict[str, int]:
+        """Close the deliveries to all but `targets`, which nobody would ever make.
+
+        Returns
+        -------
+            How many there were, by target.
+        """
+        with self._transaction():
+            gone = {name: n for name, n in self.waiting_deliveries().items() if name not in targets}
+            self._db.executemany(
+                "UPDATE deliveries SET delivered = ?, error = ? "
+                "WHERE target = ? AND delivered IS NULL",
+                [(self._clock(), "the target is not configured any more", name) for name in gone],
+            )
+        return gone
 
     def forget(self, job_ids: Sequence[str]) -> None:
         """Drop the rows of jobs whose files are gone."""
         with self._transaction():
             self._db.executemany("DELETE FROM jobs WHERE id = ?", [(job_id,) for job_id in job_ids])
+
+    def _now(self) -> tuple[float, float]:
+        """Give the values of `_DUE`."""
+        now = self._clock()
+        return now, now + MAX_PAUSE_S
 
     def _by_origin(self, origin: str) -> str | None:
         row = self._db.execute(

@@ -200,7 +200,11 @@ class Supervisor:
         if job.n_lost >= MAX_LOST or job.n_cut >= MAX_CUT:
             self._fail(job, f"{_cuts(job)}: {job.reason}")
             return
-        order = self._order(job, route)
+        try:
+            order = self._order(job, route)
+        except OSError as err:
+            self._put_back(job, FULL_DISK_PAUSE_S, f"its folder: {err.strerror}", lost=False)
+            return
         try:
             worker.order(order)
             outcome = self._await(worker, order)

@@ -34,6 +34,9 @@ def client_context(tls: Tls) -> ssl.SSLContext:
         As `server_context`.
     """
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    if tls.client_ca is not None:
+        # Without the system's authorities, which the default context holds already.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _load(context, tls)
     return context
 

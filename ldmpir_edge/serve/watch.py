@@ -113,6 +113,9 @@ class Watcher:
                     break  # the others would be refused too; they lie there until the next time
                 except UsageError as err:
                     self._refuse(found, err)
+                except OSError as err:
+                    # Of this file, such as a bad sector: those behind it are for the next lines.
+                    _log.warning("a watched file cannot be read", extra={"error": _name(err)})
         if now - self._refreshed >= DAY_S:
             self._refreshed = now
             self._queue.remember([found.origin for found in present], REMEMBERED_S)
@@ -136,6 +139,10 @@ class Watcher:
                     continue
                 n_found += 1
                 if n_found > _MAX_FILES:
+                    _log.warning(
+                        "the watched folder holds too many files: not all are looked at",
+                        extra={"most": _MAX_FILES},
+                    )
                     return
                 path = Path(folder, name)
                 try:

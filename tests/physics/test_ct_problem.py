@@ -8,7 +8,7 @@ from ellipses import analytic_sinogram, pixelated
 
 from ldmpir_edge.errors import ScanDataError, ShapeError
 from ldmpir_edge.physics import ct_problem
-from ldmpir_edge.physics.ct_problem import build_ct_problem
+from ldmpir_edge.physics.ct_problem import build_ct_problem, view_note
 from ldmpir_edge.physics.geometry import RadonGeometry
 from ldmpir_edge.physics.noise import add_poisson_gaussian
 from ldmpir_edge.physics.normal import NORMAL_OPERATORS
@@ -147,6 +147,43 @@ def test_a_dense_fan_is_rebinned_rather_than_tabulated(monkeypatch):
     truth = pixelated((105, 110), 1.0) / (2 * MU_WATER)
     error = np.linalg.norm(crop(problem.x1, problem) - truth) / np.linalg.norm(truth)
     assert error < 0.1
+
+
+def test_a_dense_fan_of_three_turns_is_that_of_one(monkeypatch, rng):
+    monkeypatch.setattr(ct_problem, "MAX_RAY_TABLE_ENTRIES", 1_000_000)
+    turn = np.arange(180) * TURN / 180
+    # An encoder's error keeps repeats from being the same number.
+    angles = np.concatenate([turn, TURN + turn, 2 * TURN + turn]) + 1e-7 * rng.random(540)
+    thrice = dataclasses.replace(SCANS["flat fan"], angles_rad=angles)
+    sinogram = analytic_sinogram(thrice).astype(np.float32)
+    problem = build_ct_problem(sinogram, thrice, (105, 110), 1.0, mu_water_per_mm=MU_WATER)
+    truth = pixelated((105, 110), 1.0) / (2 * MU_WATER)
+    error = np.linalg.norm(crop(problem.x1, problem) - truth) / np.linalg.norm(truth)
+    assert error < 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"detector_spacing_mm": 0.0024}, "the detectors reach .* mm and the image|reach"),
+        ({"detector_offset": 30.0}, "displaced detectors"),
+        ({"detector_offset": 500.0}, "displaced detectors"),
+    ],
+)
+@pytest.mark.parametrize("name", ["parallel", "flat fan"])
+def test_detectors_that_miss_the_image_are_refused(name, changes, message):
+    geometry = dataclasses.replace(SCANS[name], **changes)
+    sinogram = np.zeros((geometry.n_views, geometry.n_detectors), np.float32)
+    with pytest.raises(ScanDataError, match=message):
+        build_ct_problem(sinogram, geometry, (105, 110), 1.0, mu_water_per_mm=MU_WATER)
+
+
+def test_detectors_that_see_a_part_of_the_image_are_told():
+    geometry = SCANS["parallel"]
+    assert view_note(geometry, (105, 110), 1.0) is None
+    note = view_note(geometry, (300, 300), 1.0)
+    assert note is not None
+    assert "circle of 67 mm radius of an image of 150 mm" in note
 
 
 def test_unusable_input_is_refused():

@@ -85,6 +85,14 @@ def test_repeated_views_share_their_angle():
     assert weights[3] + weights[4] == pytest.approx(1.0)
 
 
+def test_views_that_an_encoder_repeats_are_the_same_views(rng):
+    turn = np.arange(90) * np.pi / 90
+    angles = np.concatenate([turn, turn, turn]) + 1e-7 * rng.random(270)
+    np.testing.assert_allclose(
+        view_weights(angles, np.pi).reshape(3, 90).sum(axis=0), np.pi / 90, rtol=1e-4
+    )
+
+
 @pytest.mark.parametrize("views", [2260, 2700])
 def test_opposite_rays_of_a_short_scan_share_one_measurement(views):
     beta = np.arange(views) * np.pi / 1800

@@ -68,6 +68,13 @@ def test_photons_are_read_back_from_the_noise(photons, rng):
     assert estimate_photons(noisy) == pytest.approx(photons, rel=0.1)
 
 
+def test_rays_that_were_set_to_zero_say_nothing_of_the_noise(rng):
+    bow = 4 * np.sqrt(np.maximum(0, 1 - np.linspace(-3, 3, 900) ** 2))
+    noisy = add_poisson_gaussian(np.tile(bow, (90, 1)), 1e4, 0.0, rng)
+    noisy[:, bow == 0] = 0.0
+    assert estimate_photons(noisy) == pytest.approx(1e4, rel=0.1)
+
+
 def test_a_noiseless_sinogram_counts_as_many_photons():
     assert 1e9 < estimate_photons(np.ones((4, 32))) < np.inf
     assert 1e9 < estimate_photons(np.ones((4, 2))) < np.inf

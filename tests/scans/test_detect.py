@@ -149,6 +149,19 @@ def test_nifti_volume_keeps_its_geometry(tmp_path, rng, name):
         np.testing.assert_allclose(where, [-ras[0], -ras[1], ras[2]])
 
 
+@pytest.mark.parametrize(("unit", "mm"), [("micron", 1e-3), ("mm", 1.0), ("meter", 1e3)])
+def test_nifti_lengths_have_units(tmp_path, rng, unit, mm):
+    affine = np.array([[2.0, 0, 0, -5], [0, 3, 0, 7], [0, 0, 4, 1], [0, 0, 0, 1]])
+    image = nib.Nifti1Image(rng.random((6, 8, 4)), affine)
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "v.nii")
+    with open_scan(tmp_path / "v.nii") as scan:
+        assert scan.info.pixel_spacing_mm == pytest.approx((3 * mm, 2 * mm))
+        first, second = (np.array(plane.position_mm) for plane in scan.info.planes[:2])
+        np.testing.assert_allclose(first, [5 * mm, -7 * mm, mm])
+        np.testing.assert_allclose(second - first, [0, 0, 4 * mm])
+
+
 def test_a_nifti_without_a_code_states_no_position(tmp_path, rng):
     image = nib.Nifti1Image(rng.random((16, 16, 3)), None)
     image.header.set_zooms((0.5, 0.75, 2.0))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ldmpir_edge.errors import ScanDataError, ScanFormatError, UsageError
+from ldmpir_edge.reconstruct.slices import prepare_slice
 from ldmpir_edge.scans.detect import open_scan
 from ldmpir_edge.scans.model import KspaceScan
 
@@ -104,11 +105,16 @@ def test_values_that_are_not_finite_are_refused(fastmri_file, kspace, value):
             scan.kspace(1)
 
 
-def test_an_empty_slice_is_refused(fastmri_file, kspace):
+def test_an_empty_slice_is_refused_and_black_in_a_volume(fastmri_file, kspace):
     kspace[0] = 0
     path = fastmri_file(kspace=kspace)
-    with open_scan(path) as scan, pytest.raises(ScanDataError, match="only zeros"):
-        scan.kspace(0)
+    with open_scan(path) as scan:
+        with pytest.raises(ScanDataError, match="only zeros"):
+            scan.kspace(0)
+        black = prepare_slice(scan, 0, "mri")
+        assert black.blank
+        assert black.to_scan(black.problem.x1).shape == scan.image_shape
+        assert not black.to_scan(black.problem.x1).any()
 
 
 @pytest.mark.parametrize(

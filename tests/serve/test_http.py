@@ -8,6 +8,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from small_scans import write_fastmri
 
 from ldmpir_edge.physics.problem import FAMILIES
 from ldmpir_edge.serve.appliance import Appliance
+from ldmpir_edge.serve.web import prompt_protocol
 
 MAX_BYTES = 4_000_000
 HTTP = {"listen": "127.0.0.1:0"}
@@ -152,6 +154,26 @@ def status_of(line: socket.socket) -> int:
     while b"\r\n" not in received and (data := line.recv(4096)):
         received += data
     return int(received.split()[1]) if received else 0
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: a\r\n"])
+def test_a_client_that_never_says_what_it_wants_is_dropped(
+    appliance: Appliance, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(prompt_protocol, "HEADER_S", 0.2)
+    with socket.create_connection(address(appliance)) as line:
+        line.sendall(sent)
+        line.settimeout(30)
+        with suppress(ConnectionResetError):
+            assert line.recv(1) == b""
+
+
+def test_a_slow_client_that_says_it_in_time_is_heard(appliance: Appliance) -> None:
+    with socket.create_connection(address(appliance)) as line:
+        for part in (b"GET /healthz HTTP/1.1\r\n", b"Host: a\r\n\r\n"):
+            line.sendall(part)
+            time.sleep(0.1)
+        assert status_of(line) == 200
 
 
 FORM = b'--b\r\nContent-Disposition: form-data; name="scan"; filename="a"\r\n\r\ndata\r\n--b--\r\n'

@@ -182,6 +182,49 @@ def test_a_lost_target_is_asked_ever_more_rarely_and_for_ever(
     assert queue.next_deliveries("out") or queue.waiting_deliveries() == {"out": 1}
 
 
+def test_a_clock_that_is_set_back_holds_nothing_up(queue: JobQueue, clock: Clock) -> None:
+    queue.add(job("a"))
+    queue.add(job("b"))
+    queue.claim()
+    queue.finish("a", "done", deliveries=[out("a")])
+    queue.postpone(queue.next_deliveries("out"), "no answer")
+    queue.claim()
+    queue.release("b", pause_s=5.0, reason="", lost=False)
+    assert (queue.claim(), queue.next_deliveries("out")) == (None, [])
+    clock.now -= 365 * DAY_S
+    assert queue.until_due("out") == 0
+    assert [delivery.job_id for delivery in queue.next_deliveries("out")] == ["a"]
+    claimed = queue.claim()
+    assert claimed is not None
+    assert claimed.id == "b"
+
+
+def test_deliveries_to_a_target_that_is_gone_are_given_up(queue: JobQueue) -> None:
+    for name in "ab":
+        queue.add(job(name))
+        queue.claim()
+        queue.finish(name, "done", deliveries=[out(name), Delivery(name, "pacs", "1")])
+    assert queue.abandon(["out"]) == {"pacs": 2}
+    assert queue.waiting_deliveries() == {"out": 2}
+    gone = queue.delivery_states("a")[1]
+    assert (gone["target"], gone["waiting"]) == ("pacs", 0)
+    assert "not configured any more" in gone["error"]
+    assert queue.abandon(["out"]) == {}
+
+
+def test_what_somebody_may_still_fetch_is_told_from_what_was_delivered(
+    queue: JobQueue, clock: Clock
+) -> None:
+    for name, deliveries in (("fetched", []), ("sent", [out("sent")])):
+        queue.add(job(name))
+        queue.claim()
+        queue.finish(name, "done", deliveries=deliveries)
+    queue.confirm(queue.next_deliveries("out"))
+    clock.now += 1
+    assert queue.delivered_before(clock.now) == ["fetched", "sent"]
+    assert queue.delivered_before(clock.now, to_a_target=True) == ["sent"]
+
+
 def test_the_load_is_what_is_not_delivered(queue: JobQueue, clock: Clock) -> None:
     for name in "abc":
         queue.add(job(name))

@@ -12,7 +12,7 @@ from running_appliance import running
 
 from ldmpir_edge.errors import UsageError
 from ldmpir_edge.serve.config import Tls
-from ldmpir_edge.serve.tls import server_context
+from ldmpir_edge.serve.tls import client_context, server_context
 
 
 def test_only_peers_with_a_certificate_are_heard(tmp_path: Path) -> None:
@@ -37,6 +37,15 @@ def test_only_peers_with_a_certificate_are_heard(tmp_path: Path) -> None:
             ask(theirs.ca, ours)
         with pytest.raises(httpx.TransportError):
             httpx.get(url.replace("https", "http"))
+
+
+def test_a_stated_authority_is_the_only_one(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("a")
+    own = client_context(Tls(certificate=certificate, key=key, client_ca=authority.ca))
+    assert (own.check_hostname, own.verify_mode) == (True, ssl.CERT_REQUIRED)
+    assert len(own.get_ca_certs()) == 1
+    assert client_context(Tls(certificate=certificate, key=key)).check_hostname
 
 
 def test_files_that_are_no_certificates_are_refused(tmp_path: Path) -> None:

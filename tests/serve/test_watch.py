@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -85,6 +86,24 @@ def test_a_file_is_taken_once_it_has_lain_still(folder: Folder) -> None:
     taken = folder.state.payload(job.id) / "scan"
     assert taken.read_bytes() == path.read_bytes()
     assert taken.stat().st_ino != path.stat().st_ino  # a link would change with the original
+
+
+def test_a_file_that_cannot_be_read_holds_up_no_other(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.h5", "b.h5", "c.h5"):
+        folder.write(name)
+    take = Watcher._take
+
+    def broken(self: Watcher, found: Any, stream: Any) -> None:
+        if found.path.name == "b.h5":
+            raise OSError(errno.EIO, "Input/output error")
+        take(self, found, stream)
+
+    monkeypatch.setattr(Watcher, "_take", broken)
+    assert folder.settle() == ["a", "c"]
+    monkeypatch.setattr(Watcher, "_take", take)
+    assert folder.settle() == ["a", "b", "c"]
 
 
 def test_a_file_that_grows_is_left_alone(folder: Folder) -> None:

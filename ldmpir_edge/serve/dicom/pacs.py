@@ -70,12 +70,17 @@ class PacsTarget:
         for storage in (MRImageStorage, CTImageStorage):
             ae.add_requested_context(storage, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         address = self._pacs.address
-        association = self._association = ae.associate(
-            address.host,
-            address.port,
-            ae_title=self._pacs.ae_title,
-            tls_args=(self._tls, address.host) if self._tls is not None else None,
-        )
+        try:
+            association = self._association = ae.associate(
+                address.host,
+                address.port,
+                ae_title=self._pacs.ae_title,
+                tls_args=(self._tls, address.host) if self._tls is not None else None,
+            )
+        except OSError as err:
+            raise DeliveryError(
+                f"PACS {self._name} at {address} cannot be reached: {err.strerror or err}"
+            ) from err
         if not association.is_established:
             raise DeliveryError(
                 f"PACS {self._name} at {address} does not take an association for "

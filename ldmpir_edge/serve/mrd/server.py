@@ -112,22 +112,35 @@ class MrdServer:
         return not self._door.peers or any(address in network for network in self._door.peers)
 
     def _serve(self, connection: socket.socket) -> None:
+        line = connection
         try:
-            with self._secured(connection) as line:
+            line = self._secured(connection)
+            with line:
                 line.settimeout(IDLE_S)
                 self._converse(_Line(line))
         except (OSError, EOFError):
             pass  # the client has gone; what it sent whole is in the queue
         finally:
             with self._lock:
-                del self._connections[connection]
+                del self._connections[line]
             connection.close()
 
     def _secured(self, connection: socket.socket) -> socket.socket:
         if self._tls is None:
             return connection
         connection.settimeout(HANDSHAKE_S)
-        return self._tls.wrap_socket(connection, server_side=True)
+        line = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        with self._lock:
+            # Wrapping took the descriptor: only the new socket can be shut down by `stop`.
+            self._connections[line] = self._connections.pop(connection)
+        try:
+            line.do_handshake()
+        except OSError:
+            with self._lock:
+                self._connections[connection] = self._connections.pop(line)
+            line.close()
+            raise
+        return line
 
     def _converse(self, line: _Line) -> None:
         try:

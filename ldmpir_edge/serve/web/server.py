@@ -15,11 +15,11 @@ from ldmpir_edge.serve.tls import server_context
 from ldmpir_edge.serve.web.api import build_app
 from ldmpir_edge.serve.web.guard import Guard
 from ldmpir_edge.serve.web.pages import add_pages
+from ldmpir_edge.serve.web.prompt_protocol import MAX_CONNECTIONS, PromptProtocol
 
 if TYPE_CHECKING:
     from ldmpir_edge.serve.appliance import Appliance
 
-MAX_CONNECTIONS = 128
 STOP_S = 5
 
 
@@ -45,7 +45,7 @@ class HttpServer:
         config = uvicorn.Config(
             Guard(app, door),
             loop="asyncio",
-            http="h11",
+            http=PromptProtocol,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -12,9 +12,9 @@ say less about the next patient than the intervals do.
 "Classical" is what the appliance falls back to: CG-SENSE with a magnitude prior, FBP, the noisy
 image (a magnitude without its Rician bias), its Gaussian filling, or the cubic interpolation. With
 --peers, the published methods that `tune_peers.py` has tuned for a case on training slices (or for
-one like it: `peers.TUNED_AS`; or that have nothing to tune) run, too. `--peers-from` takes their
-numbers from an earlier run where its classical images score the same, since they do not hang on
-the bundle, and runs them elsewhere.
+one like it: `peers.TUNED_AS`; or that have nothing to tune) run, too. `--peers-from` takes the
+numbers of those with the same parameters from an earlier run where its classical images score the
+same, since they do not hang on the bundle, and runs the others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import argparse
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -263,9 +263,13 @@ def enlargement(scan: Scan, task: Task, reference: np.ndarray) -> int | None:
 
 
 def peer_images(
-    case: str, scan: Scan, task: Task, factor: int | None = None
+    case: str,
+    scan: Scan,
+    task: Task,
+    factor: int | None = None,
+    known: Collection[str] = (),
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the name and the image of every published method that is ready for a case."""
+    """Yield name and image of the published methods that are ready for a case, but for `known`."""
     from peers import NOTHING_TO_TUNE, PEERS, MissingPeerError, measurement, tuned
 
     given = measurement(scan, task, factor)
@@ -274,7 +278,7 @@ def peer_images(
     )
     for name, peer in PEERS[task].items():
         parameters = tuned(case, name)
-        if parameters or name in NOTHING_TO_TUNE:
+        if name not in known and (parameters or name in NOTHING_TO_TUNE):
             try:
                 image = peer(**given, **parameters)
                 yield name, np.maximum(image, 0) if is_magnitude else image
@@ -297,21 +301,23 @@ def summary(scores: Sequence[ImageScores]) -> dict[str, Any]:
     return table
 
 
-def earlier_peers(now: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the published methods' numbers of a case from an earlier run.
+def earlier_peers(case: str, now: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers of an earlier run for the methods that would do the same again.
 
-    None where that run lacks the case or its classical images score otherwise: its scans or their
-    preparation were others.
+    None of them where that run lacks the case or its classical images score otherwise: its scans or
+    their preparation were others. Not those that are tuned otherwise now.
     """
+    from peers import tuned
+
     if not earlier:
-        return None
+        return {}
     pairs = [(now[name]["psnr_db_slices"], earlier[name]["psnr_db_slices"]) for name in BASELINES]
     if not all(len(a) == len(b) and np.allclose(a, b, atol=0.02) for a, b in pairs):
-        return None
+        return {}
     return {
         method: numbers
         for method, numbers in earlier.items()
-        if method not in BASELINES and not method.startswith("ours")
+        if numbers.get("parameters") == tuned(case, method) and method not in BASELINES
     }
 
 
@@ -351,15 +357,18 @@ def main() -> None:
             for method, planes in shown.items():
                 rows[method].append(score(prepared.to_scan(planes), reference, modality))
         table[name] = {method: summary(scores) for method, scores in rows.items()}
-        peers = earlier_peers(table[name], earlier.get(name, {}))
-        if peers is None and (args.peers or earlier):
+        if args.peers or earlier:
+            from peers import tuned
+
+            peers = earlier_peers(name, table[name], earlier.get(name, {}))
             rows.clear()
             for scan, task, reference in cases:
                 factor = enlargement(scan, task, reference)
-                for method, peer_image in peer_images(name, scan, task, factor):
+                for method, peer_image in peer_images(name, scan, task, factor, peers.keys()):
                     rows[method].append(score(peer_image, reference, modality))
-            peers = {method: summary(scores) for method, scores in rows.items()}
-        table[name] |= peers or {}
+            for method, scores in rows.items():
+                peers[method] = {**summary(scores), "parameters": tuned(name, method)}
+            table[name] |= peers
         cells = "   ".join(
             f"{method} {m['psnr_db']:.2f} dB {m['ssim']:.3f}" for method, m in table[name].items()
         )

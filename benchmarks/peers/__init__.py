@@ -26,7 +26,15 @@ from ldmpir_edge.scans.model import ImageScan, KspaceScan, Scan, SinogramScan
 from ldmpir_edge.scans.prepare_mri import prepare_mri
 from peers.ct import cgls, fista_tv, sirt
 from peers.errors import MissingPeerError
-from peers.image import bicubic, biharmonic, bm3d, lanczos, non_local_means, total_variation
+from peers.image import (
+    bicubic,
+    biharmonic,
+    bm3d,
+    lanczos,
+    non_local_means,
+    total_variation,
+    tv_known_blur,
+)
 from peers.mri import (
     bart_l1_wavelet,
     bart_tgv,
@@ -57,6 +65,9 @@ TUNED_AS = {
     "denoise MR, Rician 5 %": "denoise MR, 5 %",
     "denoise MR, Rician 10 %": "denoise MR, 5 %",
     "denoise CT, FBP of 720 views, 2.5 x 10^4 photons": "denoise CT, 100 HU",
+    "super-resolve CT, x2": "super-resolve MR, x2",
+    "super-resolve MR, x4": "super-resolve MR, x2",
+    "super-resolve CT, x4": "super-resolve MR, x2",
 }
 """Cases that take the parameters of one like them. Denoisers' are shares of the noise level."""
 
@@ -73,7 +84,11 @@ PEERS: dict[Task, dict[str, Peer]] = {
     "ct": {"astra SIRT": sirt, "astra CGLS": cgls, "FISTA-TV": fista_tv},
     "denoise": {"BM3D": bm3d, "non-local means": non_local_means, "TV": total_variation},
     "inpaint": {"biharmonic": biharmonic},
-    "super-resolve": {"bicubic": bicubic, "Lanczos": lanczos},
+    "super-resolve": {
+        "bicubic": bicubic,
+        "Lanczos": lanczos,
+        "TV, known blur": tv_known_blur,
+    },
 }
 
 

@@ -26,10 +26,9 @@ import numpy as np
 
 from ldmpir_edge.errors import UsageError
 from ldmpir_edge.physics.geometry import RadonGeometry
+from peers import fista
 from peers.errors import library
 
-TV_STEPS = 20
-"""Steps of Chambolle's algorithm in each proximal map of TV."""
 POWER_ITERATIONS = 15
 
 
@@ -82,25 +81,24 @@ def fista_tv(
 ) -> np.ndarray:
     """Minimise ½ ‖Ax − y‖²/‖A‖² + λ TV(x) over x ≥ 0 by FISTA, x in units of 2 µ_water.
 
-    ASTRA's projectors, scikit-image's proximal map of TV (`denoise_tv_chambolle`). ‖A‖ belongs to
-    the geometry and is kept from call to call.
-
-    Source: Beck and Teboulle, IEEE Trans. Image Process. 18(11), 2009.
+    ASTRA's projectors; see `peers.fista`. ‖A‖ belongs to the geometry and is kept from call to
+    call.
     """
-    prox = library("skimage.restoration").denoise_tv_chambolle
     unit = 2 * mu_water_per_mm
     y = (sinogram / unit).astype(np.float32).ravel()
-    step = 1 / _squared_norm(geometry, image_shape, pixel_spacing_mm)
+    norm = _squared_norm(geometry, image_shape, pixel_spacing_mm)
     with _projector(geometry, image_shape, pixel_spacing_mm) as projector:
         op = library("astra").OpTomo(projector)
-        x = ahead = np.zeros(image_shape, np.float32)
-        t = 1.0
-        for _ in range(n_iterations):
-            gradient = op.rmatvec(op.matvec(ahead.ravel()) - y).reshape(image_shape)
-            smooth = prox(ahead - step * gradient, weight=lam, eps=0, max_num_iter=TV_STEPS)
-            before, x = x, np.maximum(smooth, 0).astype(np.float32)
-            t, t_before = (1 + np.sqrt(1 + 4 * t * t)) / 2, t
-            ahead = x + np.float32((t_before - 1) / t) * (x - before)
+        x = fista.fista_tv(
+            lambda image: op.matvec(image.ravel()),
+            lambda rays: op.rmatvec(rays).reshape(image_shape),
+            y,
+            np.zeros(image_shape),
+            norm,
+            lam=lam,
+            n_iterations=n_iterations,
+            lowest=0.0,
+        )
     return _to_hu(x * np.float32(unit), mu_water_per_mm)
 
 

@@ -38,6 +38,7 @@ PARAMETERS = {
     "biharmonic": {},
     "bicubic": {},
     "Lanczos": {},
+    "TV, known blur": {"lam": 1e-5, "n_iterations": 50},
 }
 GAIN_DB = {"mri": 3.0, "ct": 1.0, "denoise": 3.0, "inpaint": 10.0, "super-resolve": 0.5}
 

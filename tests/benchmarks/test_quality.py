@@ -22,15 +22,21 @@ def row(*values):
 
 def test_peers_of_an_earlier_run_are_taken():
     now = {"untreated": row(20.0, 21.0), "classical": row(30.0, 31.0), "ours, 4 steps": row(40, 41)}
-    earlier = {**now, "ours, 4 steps": row(39, 40), "sigpy TV": row(38, 39)}
-    assert quality.earlier_peers(now, earlier) == {"sigpy TV": row(38, 39)}
+    case = "MRI 8 coils, R=8 random"
+    same = {**row(38, 39), "parameters": peers.tuned(case, "sigpy TV")}
+    other = {**row(37, 38), "parameters": {"lam": 123.0, "n_iterations": 1}}
+    earlier = {**now, "ours, 4 steps": row(39, 40), "sigpy TV": same, "sigpy L1-wavelet": other}
+    assert quality.earlier_peers(case, now, earlier) == {"sigpy TV": same}
 
 
 @pytest.mark.parametrize("classical", [row(30.0), row(30.0, 31.1)])
 def test_those_of_other_scans_are_not(classical):
     now = {"untreated": row(20.0, 21.0), "classical": row(30.0, 31.0)}
-    assert quality.earlier_peers(now, {**now, "classical": classical}) is None
-    assert quality.earlier_peers(now, {}) is None
+    case = "MRI 8 coils, R=8 random"
+    same = {**row(38.0), "parameters": peers.tuned(case, "sigpy TV")}
+    assert quality.earlier_peers(case, now, {**now, "sigpy TV": same}) == {"sigpy TV": same}
+    assert quality.earlier_peers(case, now, {**now, "classical": classical, "sigpy TV": same}) == {}
+    assert quality.earlier_peers(case, now, {}) == {}
 
 
 def test_peers_get_magnitudes_without_the_rician_bias_and_give_none_below_zero(monkeypatch):

@@ -58,7 +58,7 @@ def compare(
                 ),
             )
         if figure is not None:
-            _draw(figure, pair, path)
+            _draw(figure, pair, path, scan.info.pixel_spacing_mm)
         if report is not None:
             from ldmpir_edge.reconstruct.pair_report import pair_page
             from ldmpir_edge.report.html import write_page
@@ -88,7 +88,9 @@ def compare(
         print_result(str(target))
 
 
-def _draw(figure: Path, pair: Pair, path: Path) -> None:
+def _draw(
+    figure: Path, pair: Pair, path: Path, pixel_spacing_mm: tuple[float, float] | None
+) -> None:
     from ldmpir_edge.report.figure import difference_figure
 
     slices = pair.slices
@@ -101,6 +103,7 @@ def _draw(figure: Path, pair: Pair, path: Path) -> None:
         None if slices.references is None else slices.references[middle],
         f"{path.name}, slice {slices.indices[middle]}",
         slices.modality,
+        pixel_spacing_mm,
     )
 
 

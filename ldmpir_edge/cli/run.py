@@ -262,7 +262,13 @@ def _write_comparison(reconstructor: Reconstructor, header: VolumeHeader, output
         f"{reconstructor.precision}, {reconstructor.backend}"
     )
     comparison_figure(
-        path, unreconstructed, comparison.ours, reference, title, header.info.modality
+        path,
+        unreconstructed,
+        comparison.ours,
+        reference,
+        title,
+        header.info.modality,
+        header.info.pixel_spacing_mm,
     )
     return path
 

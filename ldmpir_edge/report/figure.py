@@ -58,6 +58,7 @@ def comparison_figure(
     reference: NDArray[Any] | None,
     title: str,
     modality: Modality,
+    pixel_spacing_mm: tuple[float, float] | None = None,
 ) -> None:
     """Write a PNG: zero-filled or FBP | ours | reference | error, with PSNR and SSIM.
 
@@ -75,6 +76,8 @@ def comparison_figure(
         One line above the panels.
     modality
         Chooses the grey window and the range convention of the scores.
+    pixel_spacing_mm
+        Between rows, then columns: pixels that are not square are not drawn so.
 
     Raises
     ------
@@ -87,7 +90,8 @@ def comparison_figure(
     """
     images = [_real(image, modality) for image in _check(zero_filled, ours, reference)]
     panels = _panels(images[0], images[1], images[2] if len(images) > 2 else None, modality)
-    _save(path, panels, title, modality, with_error=reference is not None)
+    aspect = _aspect(pixel_spacing_mm)
+    _save(path, panels, title, modality, aspect, with_error=reference is not None)
 
 
 def difference_figure(
@@ -97,6 +101,7 @@ def difference_figure(
     reference: NDArray[Any] | None,
     title: str,
     modality: Modality,
+    pixel_spacing_mm: tuple[float, float] | None = None,
 ) -> None:
     """Write a PNG of two reconstructions of a slice and what sets them apart.
 
@@ -131,7 +136,7 @@ def difference_figure(
     ]
     limits = (0.0, (window[1] - window[0]) / gain)
     panels.append(_Panel(f"Difference ×{gain}", "", error, "inferno", limits))
-    _save(path, panels, title, modality, with_error=True)
+    _save(path, panels, title, modality, _aspect(pixel_spacing_mm), with_error=True)
 
 
 def error_gain(error: NDArray[np.float64], width: float, gains: Sequence[int] = ERROR_GAINS) -> int:
@@ -163,10 +168,23 @@ def _check(*given: NDArray[Any] | None) -> list[NDArray[Any]]:
     return images
 
 
+def _aspect(pixel_spacing_mm: tuple[float, float] | None) -> float:
+    """Return how many times as high as wide a pixel is."""
+    row_mm, column_mm = pixel_spacing_mm or (1.0, 1.0)
+    return row_mm / column_mm
+
+
 def _save(
-    path: Path, panels: list[_Panel], title: str, modality: Modality, *, with_error: bool
+    path: Path,
+    panels: list[_Panel],
+    title: str,
+    modality: Modality,
+    aspect: float,
+    *,
+    with_error: bool,
 ) -> None:
-    figure = _draw(panels, title, "HU" if modality == "ct" else "signal", with_error)
+    unit = "HU" if modality == "ct" else "signal"
+    figure = _draw(panels, title, unit, aspect, with_error=with_error)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI, facecolor=BACKGROUND)
 
@@ -218,13 +236,15 @@ def _caption(scores: ImageScores) -> str:
     return f"PSNR {scores.psnr:.2f} dB   SSIM {scores.ssim:.3f}"
 
 
-def _draw(panels: list[_Panel], title: str, unit: str, with_error: bool) -> Figure:
+def _draw(
+    panels: list[_Panel], title: str, unit: str, aspect: float, *, with_error: bool
+) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows, columns = panels[0].values.shape
     # Very long or very wide slices are letterboxed in their panel rather than in the page.
-    height_in = PANEL_WIDTH_IN * min(max(rows / columns, 0.5), 2.0)
+    height_in = PANEL_WIDTH_IN * min(max(aspect * rows / columns, 0.5), 2.0)
     bar_in = COLOUR_BAR_IN if with_error else 0.0
     width = len(panels) * (PANEL_WIDTH_IN + GAP_IN) + GAP_IN + bar_in
     height = TITLE_IN + height_in + CAPTION_IN
@@ -248,7 +268,7 @@ def _draw(panels: list[_Panel], title: str, unit: str, with_error: bool) -> Figu
             height_in / height,
         )
         axes = figure.add_axes(box)
-        drawn = _draw_panel(axes, panel)
+        drawn = _draw_panel(axes, panel, aspect)
     if with_error:
         bar_left = width - bar_in + 0.02
         bar_axes = figure.add_axes(
@@ -258,12 +278,13 @@ def _draw(panels: list[_Panel], title: str, unit: str, with_error: bool) -> Figu
     return figure
 
 
-def _draw_panel(axes: Axes, panel: _Panel) -> AxesImage:
+def _draw_panel(axes: Axes, panel: _Panel, aspect: float) -> AxesImage:
     drawn = axes.imshow(
         panel.values,
         cmap=panel.colour_map,
         vmin=panel.limits[0],
         vmax=panel.limits[1],
+        aspect=aspect,
         interpolation="antialiased",
     )
     axes.set_axis_off()

@@ -45,6 +45,18 @@ def test_panels_share_the_window_of_the_reference(tmp_path):
     assert _names(tmp_path) == ["a.png"]
 
 
+def test_pixels_that_are_not_square_are_not_drawn_so(tmp_path):
+    image = np.full((64, 64), 100.0)
+    sizes = []
+    for spacing in (None, (1.0, 1.0), (2.0, 1.0), (1.0, 2.0)):
+        comparison_figure(tmp_path / "a.png", image, image, None, "t", "mr", spacing)
+        sizes.append(_rgb(tmp_path / "a.png").shape[0])
+    # The panel is as wide, and 2.5 in high at first.
+    assert sizes[0] == sizes[1]
+    assert sizes[2] - sizes[0] == pytest.approx(150 * 2.5, abs=2)
+    assert sizes[0] - sizes[3] == pytest.approx(150 * 1.25, abs=2)
+
+
 def test_the_error_panel_is_dark_where_ours_is_right(tmp_path):
     reference = np.full((64, 64), 100.0)
     wrong = reference.copy()

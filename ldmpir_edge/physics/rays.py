@@ -62,7 +62,8 @@ def ray_tables(
         sinogram = (adjoint.T @ x.reshape(-1).astype(np.float32))[:-1]
         filtered = convolve_detectors(sinogram.reshape(op.range_shape), taps)
         back = adjoint @ np.append(filtered, np.float32(0))
-        return back.reshape(x.shape).astype(np.float64)
+        image: NDArray[np.float64] = back.reshape(x.shape).astype(np.float64)
+        return image
 
     norm = largest_eigenvalue(gram, op.domain_shape, N_POWER_ITERATIONS)
     scale = np.float32(1 / np.sqrt(norm))

@@ -177,7 +177,7 @@ def _of_these_coils(
     lines: Lines, calibration: NDArray[np.bool_], n_coils: int, notes: list[str]
 ) -> NDArray[np.bool_]:
     """Leave out calibration lines of other coils than the image's, such as the body coil's."""
-    ours = calibration & (lines.heads["active_channels"] == n_coils)
+    ours: NDArray[np.bool_] = calibration & (lines.heads["active_channels"] == n_coils)
     if (others := int(np.count_nonzero(calibration & ~ours))) > 0:
         notes.append(f"{others} calibration lines of another number of channels are left out")
     return ours

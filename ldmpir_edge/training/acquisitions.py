@@ -231,6 +231,7 @@ def simulate_denoise(
     """Add Gaussian noise, or Rician (MR), or that of filtered back-projection (CT)."""
     scale = HU_SCALE if modality == "ct" else 1.0
     level = scale * float(np.exp(rng.uniform(np.log(4e-3), np.log(0.15))))
+    noisy: NDArray[np.inexact]
     if modality == "ct" and rng.random() < P_FBP_NOISE:
         noise = fbp_noise(image, rng)
         noisy, level = image + noise, float(noise.std())

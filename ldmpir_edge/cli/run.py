@@ -19,7 +19,7 @@ from ldmpir_edge.cli.parameters import (
     FactorOption,
     complete_formats,
 )
-from ldmpir_edge.errors import UsageError
+from ldmpir_edge.errors import LdmpirError, UsageError
 
 if TYPE_CHECKING:
     from ldmpir_edge.physics.problem import Task
@@ -140,14 +140,22 @@ def _keep_apart(
     task: ImageTask | None,
     factor: int | None,
 ) -> None:
-    """Refuse scans of which an output would replace another's, or another scan."""
+    """Refuse scans of which an output would replace another's, or another scan.
+
+    One that cannot be read is left for its turn to say so: those before it are reconstructed.
+    """
     from ldmpir_edge.scans.detect import open_scan
     from ldmpir_edge.scans.write import output_paths, refuse_input
 
     headers: dict[str, VolumeHeader] = {}
     for group in groups:
-        with open_scan(group if len(group) > 1 else group[0]) as scan:
-            header = reconstructor.header(scan, task=task.value if task else None, factor=factor)
+        try:
+            with open_scan(group if len(group) > 1 else group[0]) as scan:
+                header = reconstructor.header(
+                    scan, task=task.value if task else None, factor=factor
+                )
+        except LdmpirError:
+            continue
         if header.stem in headers:
             other = headers[header.stem].input_files[0]
             raise UsageError(

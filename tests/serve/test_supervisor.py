@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -15,7 +16,9 @@ from small_scans import write_deadly_ismrmrd, write_fastmri, write_sinogram
 from ldmpir_edge.errors import BundleError
 from ldmpir_edge.serve import supervisor
 from ldmpir_edge.serve.appliance import Appliance
-from ldmpir_edge.serve.config import load_config
+from ldmpir_edge.serve.config import Route, load_config
+from ldmpir_edge.serve.jobs import Job
+from ldmpir_edge.serve.work import Order
 
 N_SLICES = 30
 """Enough that a job is still running when it is looked at."""
@@ -81,6 +84,25 @@ def test_a_worker_that_dies_costs_the_model_and_no_image(tmp_path: Path) -> None
     (delivered,) = (tmp_path / "out").glob("a-*")
     assert len(comments(delivered)) == N_SLICES
     assert all("ended by signal 9" in text for text in comments(delivered))
+
+
+def test_a_disk_without_room_for_a_folder_makes_a_job_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "FULL_DISK_PAUSE_S", 0.1)
+    order, refusals = supervisor.Supervisor._order, [OSError(errno.ENOSPC, "No space left")] * 2
+
+    def full_at_first(self: supervisor.Supervisor, job: Job, route: Route) -> Order:
+        if refusals:
+            raise refusals.pop()
+        return order(self, job, route)
+
+    monkeypatch.setattr(supervisor.Supervisor, "_order", full_at_first)
+    write_fastmri(tmp_path / "a.h5", acceleration=2)
+    with running(tmp_path) as appliance:
+        job = wait(appliance, send(appliance, tmp_path / "a.h5"))
+        assert appliance.supervisor.is_alive
+    assert (job.state, job.n_lost, refusals) == ("done", 0, [])
 
 
 def test_messages_that_arrive_together_are_all_heard(tmp_path: Path) -> None:

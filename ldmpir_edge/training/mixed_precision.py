@@ -1,4 +1,4 @@
-"""The model as it trains on CPUs with bfloat16 arithmetic: half the seconds an update."""
+"""The model as it trains on CPUs with bfloat16 arithmetic: 1.3 to 2 times as fast."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def report(
         bundle, backend=backend, precision=precision.value if precision else None, n_steps=steps
     )
     checks: list[dict[str, Any]] = []
-    with open_scan(group if len(group) > 1 else group[0]) as scan:
+    with open_scan(group) as scan:
         header = reconstructor.header(scan, task=wanted, factor=factor)
         path = output or Path(f"{header.stem}-report.html")
         refuse_input(path, scan.files)

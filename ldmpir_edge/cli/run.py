@@ -150,7 +150,7 @@ def _keep_apart(
     headers: dict[str, VolumeHeader] = {}
     for group in groups:
         try:
-            with open_scan(group if len(group) > 1 else group[0]) as scan:
+            with open_scan(group) as scan:
                 header = reconstructor.header(
                     scan, task=task.value if task else None, factor=factor
                 )
@@ -188,7 +188,7 @@ def _run_one(
     wanted: Task | None = task.value if task else None
     notes: dict[str, None] = {}
     fallbacks: list[str] = []
-    with open_scan(group if len(group) > 1 else group[0]) as scan:
+    with open_scan(group) as scan:
         header = reconstructor.header(scan, task=wanted, factor=factor)
         seen = _open_report(scan, header) if with_page else None
         observe = seen.observe if seen else None

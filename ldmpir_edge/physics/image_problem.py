@@ -12,7 +12,7 @@ from ldmpir_edge.physics.image_noise import (
     without_rician_bias,
 )
 from ldmpir_edge.physics.padding import pad_image, to_planes
-from ldmpir_edge.physics.problem import HU_OFFSET, HU_SCALE, Modality, Problem
+from ldmpir_edge.physics.problem import HU_OFFSET, HU_SCALE, Modality, Problem, mr_scaling
 from ldmpir_edge.physics.superresolution import decimation_matrix
 
 
@@ -112,15 +112,8 @@ def build_superresolution_problem(
 
 
 def image_scaling(image: NDArray[np.float32], modality: Modality) -> tuple[float, float]:
-    """Return (scale, offset) of the scaling contract for an image's values.
-
-    An MR image with signal in fewer than 0.5 % of its pixels is scaled by the brightest of them,
-    and one of zeros not at all: the end slices of a volume may hold next to nothing.
-    """
-    if modality == "ct":
-        return HU_SCALE, HU_OFFSET
-    size = np.abs(image)
-    return float(np.percentile(size, 99.5) or size.max() or 1.0), 0.0
+    """Return (scale, offset) of the scaling contract for an image's values."""
+    return (HU_SCALE, HU_OFFSET) if modality == "ct" else (mr_scaling(image), 0.0)
 
 
 def fill_missing(image: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:

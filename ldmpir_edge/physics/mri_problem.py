@@ -10,7 +10,7 @@ from ldmpir_edge.physics.conjugate_gradient import iterate
 from ldmpir_edge.physics.fourier import dft_matrix
 from ldmpir_edge.physics.linear_op import Array
 from ldmpir_edge.physics.padding import pad_image, to_planes
-from ldmpir_edge.physics.problem import Family, Problem
+from ldmpir_edge.physics.problem import BRIGHT_PERCENTILE, Family, Problem, mr_scaling
 from ldmpir_edge.physics.smoothing import smooth
 
 PASSES = (4, 4, 6)
@@ -25,7 +25,6 @@ CARRIED = 0.5
 scan that hardly needs a prior, at 1 aliasing is kept (2 dB at R = 4)."""
 FIRST_BLUR, BLUR = 4.0, 1.0
 """Standard deviations, in pixels, of what smooths the magnitudes."""
-BRIGHT_PERCENTILE = 99.5
 COLUMN_MULTIPLE = 8
 
 
@@ -71,9 +70,7 @@ def build_mri_problem(
     x1 = reweighted_sense(op, adjoint, noise_level)
     family, tables = _tables(csm, mask)
     height, width = op.domain_shape
-    size = np.abs(x1)
-    # Where next to nothing is in view, the brightest of it.
-    scale = float(np.percentile(size, BRIGHT_PERCENTILE) or size.max() or 1.0)
+    scale = mr_scaling(x1)
     sampled = int(np.count_nonzero(mask)) * (height if mask.ndim == 1 else 1)
     return Problem(
         family=family,

@@ -19,6 +19,8 @@ SIZE_MULTIPLE = 16
 
 HU_SCALE, HU_OFFSET = 2000.0, -1000.0
 """CT: an engine value v stands for 2000 v − 1000 HU, so v = µ / (2 µ_water); 0 is air."""
+BRIGHT_PERCENTILE = 99.5
+"""Of an MR image's magnitude: what the scaling contract brings to 1."""
 
 
 @dataclass(frozen=True)
@@ -70,3 +72,13 @@ class Problem:
         vector[TASKS.index(self.task)] = 1.0
         vector[len(TASKS) + MODALITIES.index(self.modality)] = 1.0
         return vector
+
+
+def mr_scaling(image: NDArray[np.inexact]) -> float:
+    """Return the scale of an MR image `(H, W)`, real or complex, by the scaling contract.
+
+    One with signal in fewer than 0.5 % of its pixels is scaled by the brightest of them, and one of
+    zeros not at all: the end slices of a volume may hold next to nothing.
+    """
+    size = np.abs(image)
+    return float(np.percentile(size, BRIGHT_PERCENTILE) or size.max() or 1.0)

@@ -86,9 +86,8 @@ def open_scan(path: Path | str | Sequence[Path | str]) -> Iterator[Scan]:
                     f"the first {unreadable[0].name}"
                 )
                 info = replace(scan.info, notes=(*scan.info.notes, note))
-                yield replace(scan, info=info)
-            else:
-                yield scan
+                scan = replace(scan, info=info)
+            yield scan
         return
     with _open_file(paths[0]) as scan:
         _log.debug("%s is read as %s: %d slices", paths[0], type(scan).__name__, scan.n_slices)

@@ -33,9 +33,10 @@ def client_context(tls: Tls) -> ssl.SSLContext:
     UsageError
         As `server_context`.
     """
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
-    if tls.client_ca is not None:
-        # Without the system's authorities, which the default context holds already.
+    if tls.client_ca is None:
+        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    else:
+        # The default context would hold the system's authorities as well.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _load(context, tls)
     return context

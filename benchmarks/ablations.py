@@ -99,7 +99,7 @@ def reconstruct(model: LdmPir, item: TrainingItem, variant: Variant) -> torch.Te
     if not variant.consistent:
         nothing = [torch.zeros_like(x1)] * model.config.n_krylov
         seen = torch.cat([x1, x1, *nothing], dim=1)
-        return x1 + model.unet(seen, model.embed(1.0, level, condition))
+        return x1 + model.correct(seen, model.embed(1.0, level, condition))[0]
     n_cg = model.config.n_cg
     x, residual = x1, b - normal_operator(family, tables)(x1)
     for k, (t, s) in enumerate(pairwise(schedule(variant.n_steps, model.config.t_last))):

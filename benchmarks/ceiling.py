@@ -109,7 +109,7 @@ def ablated(folder: Path, weights: Path, problem: Any, n_steps: int) -> dict[str
 
     class NoNetwork(torch.nn.Module):
         def forward(self, x, embedding):
-            return 0.01 * x[:, :2]
+            return 0.01 * x[:, :3]
 
     def no_consistency(x0_hat, b, lam, *_):
         return x0_hat + 0.01 * lam, b - 0.5 * x0_hat

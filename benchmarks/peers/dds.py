@@ -60,7 +60,7 @@ class DdsStep(nn.Module):
         features = krylov_features(residual, gram, self.model.config.n_krylov)
         embedding = self.model.embed(t, given["noise_level"], given["condition"])
         seen = torch.cat([x_t, given["x1"], *features], dim=1)
-        x0_hat = x_t + self.model.unet(seen, embedding)
+        x0_hat = x_t + self.model.correct(seen, embedding)[0]
         lam = given["lam"][:, :, None, None]
         clean, its_residual = data_consistency(
             x0_hat, given["b"], lam, self.family, tables, self.n_cg

@@ -24,6 +24,9 @@ _TABLES: dict[Family, tuple[TensorSpec, ...]] = {
         ),
         TensorSpec(name="cos", dtype="float32", shape=("W/2", "n"), range=(-1.0, 1.0)),
         TensorSpec(name="sin", dtype="float32", shape=("W/2", "n"), range=(-1.0, 1.0)),
+        TensorSpec(name="density", dtype="float32", shape=("B", 2, "W/2"), range=(0.0, 1.0)),
+        TensorSpec(name="all_cos", dtype="float32", shape=("W/2", "W/2"), range=(-1.0, 1.0)),
+        TensorSpec(name="all_sin", dtype="float32", shape=("W/2", "W/2"), range=(-1.0, 1.0)),
     ),
     "separable": (
         TensorSpec(name="csm", dtype="float32", shape=("B", "C", 2, "H", "W"), range=(-1.0, 1.0)),

@@ -20,8 +20,8 @@ class ModelConfig(BaseModel):
     n_krylov
         Krylov vectors r, AᴴA r, … that the network sees; the first is free.
     n_cg
-        Conjugate-gradient iterations of the sampler's last step; the first makes one, those
-        between ever more.
+        Conjugate-gradient iterations of the sampler's last step; the first of several makes none,
+        those between ever more.
     lambda_min
         λ of a measurement without noise, for tissue of mean brightness.
     t_last

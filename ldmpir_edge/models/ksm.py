@@ -16,6 +16,7 @@ from ldmpir_edge.physics.normal import (
     from_solver,
     to_solver,
 )
+from ldmpir_edge.physics.preconditioner import circulant, diagonal
 from ldmpir_edge.physics.problem import Family
 
 Gram = Callable[[Tensor], Tensor]
@@ -23,9 +24,6 @@ Operators = Mapping[Family, Callable[[Tensor, Mapping[str, Tensor]], Tensor]]
 
 TRAINING_OPERATORS: Operators = {"rays": gram_rays_sparse}
 """In place of a family's own operator where gradients are wanted: the same function, faster."""
-
-TYPICAL_DIAGONAL = 0.3
-"""Of AᴴA, for the preconditioner: between 1 / R of an accelerated scan and 1 of filtered CT."""
 
 
 def normal_operator(family: Family, tables: Mapping[str, Tensor]) -> Gram:
@@ -89,8 +87,8 @@ def data_consistency(
     """Solve (AᴴA + λ) x = b + λ x0_hat, starting from x0_hat.
 
     In closed form where AᴴA is diagonal (`pointwise`), else by `n_cg` conjugate-gradient
-    iterations, as in MoDL (Aggarwal et al., IEEE TMI 38(2), 2019), preconditioned by λ: pixels
-    with a large one would else hold up the others.
+    iterations, as in MoDL (Aggarwal et al., IEEE TMI 38(2), 2019), preconditioned by λ, as pixels
+    with a large one would else hold up the others, and for 1-D masks by the sampling density, too.
 
     Parameters
     ----------
@@ -98,6 +96,8 @@ def data_consistency(
         `(B, 2, H, W)`.
     lam
         `(B, 1, H, W)` or `(B, 1, 1, 1)`, positive.
+    n_cg
+        Iterations; none leave x0_hat as it is, if there is no closed form.
 
     Returns
     -------
@@ -107,15 +107,20 @@ def data_consistency(
     if family == "pointwise":
         solved = (b + lam * x0_hat) / (tables["mask"][:, None] + lam)
         return solved, b - normal_operator(family, tables)(solved)
+    if n_cg == 0:
+        return x0_hat, b - normal_operator(family, tables)(x0_hat)
     gram = _bind(SOLVER_OPERATORS, family, tables)
     both = lam * torch.ones_like(x0_hat)
     start, data, weight = (to_solver(image, family, tables) for image in (x0_hat, b, both))
+    # Constants to the gradient: they change how fast the solution comes, not the solution.
+    with torch.no_grad():
+        precondition = (
+            circulant(weight, start, tables["density"], tables["all_cos"], tables["all_sin"])
+            if family == "cartesian1d"
+            else diagonal(weight)
+        )
     x, residual = iterate(
-        lambda v: gram(v) + weight * v,
-        data + weight * start,
-        start,
-        n_cg,
-        1 / (TYPICAL_DIAGONAL + weight),
+        lambda v: gram(v) + weight * v, data + weight * start, start, n_cg, precondition
     )
     residual = residual + weight * (x - start)
     return from_solver(x, family), from_solver(residual, family)

@@ -23,6 +23,8 @@ LAMBDA_MAX = 100.0
 EXPONENT_START = 1.5
 """Of `contrast`, for MRI; the other tasks start without."""
 EXPONENT_LIMIT = 3.0
+TRUST_LIMIT = 4.0
+"""Of the logarithm of what the network makes of λ at a pixel."""
 FAINTEST = 0.05
 """Magnitudes below this, of an image whose bright end is 1, weigh alike."""
 DARKEST = 1e-9
@@ -40,6 +42,10 @@ class LdmPir(nn.Module):
     The error is taken to grow with the image's own brightness, by a power that is learned for
     each task: aliasing is then put back to the bright tissue that it came from. Without any
     training this gained 0.6 dB at R = 4, and 1.1 dB with more iterations in the later steps.
+
+    Last, the network says for each pixel how much more or less than that it is sure of its answer:
+    a third plane beside the two of the correction, the logarithm of a factor of λ. A λ that knows
+    of the task alone was twice too large at R = 4, and too small in CT of few photons.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -58,7 +64,7 @@ class LdmPir(nn.Module):
         self.contrast = nn.Parameter(torch.zeros(len(TASKS) + len(MODALITIES)))
         with torch.no_grad():
             self.contrast[TASKS.index("mri")] = EXPONENT_START
-        self.unet = UNet(4 + 2 * config.n_krylov, 2, config.widths, config.embedding)
+        self.unet = UNet(4 + 2 * config.n_krylov, 3, config.widths, config.embedding)
 
     def forward(
         self,
@@ -95,22 +101,33 @@ class LdmPir(nn.Module):
         gram = normal_operator(family, tables)
         features = krylov_features(residual, gram, self.config.n_krylov)
         embedding = self.embed(t, noise_level, condition)
-        correction = self.correct(torch.cat([x_t, x1, *features], dim=1), embedding)
+        correction, trust = self.correct(torch.cat([x_t, x1, *features], dim=1), embedding)
         # As rows of pixels: OpenVINO would else carry the network's layout, channels last, into
         # the physics, which then spends a fifth of its time on moving pixels about.
         x0_hat = (x_t.flatten(1) + correction.flatten(1)).reshape_as(x_t)
-        lam = self.weight(x0_hat, noise_level, embedding, condition)
+        lam = self.weight(x0_hat, trust, noise_level, embedding, condition)
         return data_consistency(x0_hat, b, lam, family, tables, n_cg)
 
-    def correct(self, images: Tensor, embedding: Tensor) -> Tensor:
-        """Return the network's `(B, 2, H, W)` correction of x_t, given all that it sees."""
-        correction: Tensor = self.unet(images, embedding)
-        return correction
+    def correct(self, images: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the network's answer to all that it sees.
+
+        Returns
+        -------
+            The correction of x_t, `(B, 2, H, W)`, and the trust in it, `(B, 1, H, W)`: the
+            logarithm of a factor of λ.
+        """
+        answer: Tensor = self.unet(images, embedding)
+        return answer[:, :2], answer[:, 2:]
 
     def weight(
-        self, x0_hat: Tensor, noise_level: Tensor, embedding: Tensor, condition: Tensor
+        self,
+        x0_hat: Tensor,
+        trust: Tensor,
+        noise_level: Tensor,
+        embedding: Tensor,
+        condition: Tensor,
     ) -> Tensor:
-        """Return λ at each pixel, `(B, 1, H, W)`, of the network's answer `(B, 2, H, W)`."""
+        """Return λ at each pixel, `(B, 1, H, W)`, of the network's answer and trust in it."""
         error = torch.clamp(torch.exp(self.log_error(embedding)), *ERROR_LIMITS)
         lam = self.config.lambda_min + (noise_level[:, None] / error) ** 2
         # Where the answer is bright is not for the gradient to change.
@@ -124,7 +141,8 @@ class LdmPir(nn.Module):
         # the background that the field of view and the padding add.
         light = magnitude + DARKEST
         typical = (share * light).sum(dim=(1, 2, 3)) / light.sum(dim=(1, 2, 3))
-        scaled = (lam / typical[:, None])[:, :, None, None] * share
+        sure = torch.exp(torch.clamp(trust, -TRUST_LIMIT, TRUST_LIMIT))
+        scaled = (lam / typical[:, None])[:, :, None, None] * share * sure
         return torch.clamp(scaled, max=LAMBDA_MAX)
 
     def embed(self, t: float | Tensor, noise_level: Tensor, condition: Tensor) -> Tensor:

@@ -45,12 +45,14 @@ def schedule(n_steps: int, t_last: float) -> tuple[float, ...]:
 
 
 def iterations(step: int, n_steps: int, n_cg: int) -> int:
-    """Return the conjugate-gradient iterations of a step: 1 at the first, `n_cg` at the last.
+    """Return the conjugate-gradient iterations of a step: half a cosine from 0 to `n_cg`.
 
-    The first answers are rough, and the data are met by the last. For 4 steps 1, 2, 3, 4 are as
-    good as 3 in each, and two less.
+    The first answers are rough, and the data are met by the last. For 4 steps these are 0, 1, 3
+    and 4: better than 1, 2, 3 and 4, and two less.
     """
-    return n_cg if n_steps == 1 else round(1 + (n_cg - 1) * step / (n_steps - 1))
+    if n_steps == 1:
+        return n_cg
+    return round(n_cg * (1 - math.cos(math.pi * step / (n_steps - 1))) / 2)
 
 
 def sample(

@@ -17,7 +17,7 @@ def iterate(
     b: Array,
     x0: Array | None,
     n_iterations: int,
-    jacobi: Array | float = 1.0,
+    precondition: Callable[[Array], Array] = lambda residual: residual,
 ) -> tuple[Array, Array]:
     """Solve N x = b for a positive definite N, from x0, in exactly `n_iterations` steps.
 
@@ -34,8 +34,8 @@ def iterate(
         Like `b`, or None for zero: the first residual is then b and costs no application.
     n_iterations
         Number of applications of `normal` after the first residual.
-    jacobi
-        Positive, broadcast to `b`: the inverse of a diagonal near N, which preconditions.
+    precondition
+        Applies a symmetric positive definite map near the inverse of N.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def iterate(
     """
     x = b * 0 if x0 is None else x0
     residual = b if x0 is None else b - normal(x)
-    scaled = residual * jacobi
+    scaled = precondition(residual)
     direction = scaled
     energy = _dot(residual, scaled)
     for i in range(n_iterations):
@@ -57,7 +57,7 @@ def iterate(
         residual = residual - step * image
         if i + 1 == n_iterations:
             break
-        scaled = residual * jacobi
+        scaled = precondition(residual)
         new_energy = _dot(residual, scaled)
         direction = scaled + (new_energy / (energy + TINY)) * direction
         energy = new_energy

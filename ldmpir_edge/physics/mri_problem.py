@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import scipy.fft
 from numpy.typing import NDArray
 
 from ldmpir_edge.physics.cartesian import CartesianOp
@@ -10,13 +13,19 @@ from ldmpir_edge.physics.conjugate_gradient import iterate
 from ldmpir_edge.physics.fourier import dft_matrix
 from ldmpir_edge.physics.linear_op import Array
 from ldmpir_edge.physics.padding import pad_image, to_planes
+from ldmpir_edge.physics.preconditioner import (
+    TINY,
+    density_of_halves,
+    half_transforms,
+    sampling_density,
+)
 from ldmpir_edge.physics.problem import BRIGHT_PERCENTILE, Family, Problem, mr_scaling
 from ldmpir_edge.physics.smoothing import smooth
 
-PASSES = (4, 4, 6)
+PASSES = (3, 3, 5)
 """Conjugate-gradient iterations of each pass of the classical estimate."""
-RELATIVE_ERROR = 1e-3
-NOISE_WEIGHT = 3.0
+RELATIVE_ERROR = 3e-3
+NOISE_WEIGHT = 6.0
 """λ = RELATIVE_ERROR + NOISE_WEIGHT · noise², the image's bright end being 1."""
 FAINTEST = 0.05
 """Of the bright end: below it all pixels are equally likely to be changed."""
@@ -26,6 +35,8 @@ scan that hardly needs a prior, at 1 aliasing is kept (2 dB at R = 4)."""
 FIRST_BLUR, BLUR = 4.0, 1.0
 """Standard deviations, in pixels, of what smooths the magnitudes."""
 COLUMN_MULTIPLE = 8
+
+Preconditioner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def build_mri_problem(
@@ -97,7 +108,8 @@ def reweighted_sense(
     put back there, and not into the brain. For plain CG-SENSE m is 1 and x₀ is 0.
 
     The complex operator with its fast transforms takes 60 % of the time of the engine's matrix
-    products for a 1-D mask, and an eighth for a 2-D one.
+    products for a 1-D mask, and an eighth for a 2-D one. For a 1-D mask the iterations are
+    preconditioned by the sampling density: these gained 1 to 3 dB over 4, 4 and 6 without.
 
     Parameters
     ----------
@@ -123,7 +135,9 @@ def reweighted_sense(
 
     # In units of the image, so that a scan of any scale gives the same.
     unit = float(np.abs(adjoint).max()) or 1.0
-    density = np.float32(np.mean(op.mask))
+    # The diagonal of AᴴA is the share of samples where the maps have unit norm.
+    mean_density = np.float32(np.mean(op.mask))
+    density = sampling_density(op.csm, op.mask) if op.mask.ndim == 1 else None
     # Each pass solves for the change of x, from zero: what is left of the data is carried along,
     # which spares each later pass an application of AᴴA.
     left = as_real(adjoint / np.float32(unit))
@@ -135,9 +149,12 @@ def reweighted_sense(
             return as_real(op.gram(v.view(np.complex64)[0, ..., 0])) + penalty * v
 
         goal = left - (1 - CARRIED) * penalty * x
-        # The diagonal of AᴴA is the share of samples where the maps have unit norm.
-        jacobi = 1 / (density + penalty)
-        change, unsolved = iterate(normal, goal, None, n_iterations, jacobi)
+        precondition = (
+            _diagonal(penalty, mean_density)
+            if density is None
+            else _circulant(penalty, seen, density, mean_density)
+        )
+        change, unsolved = iterate(normal, goal, None, n_iterations, precondition)
         left = left - (goal - unsolved - penalty * change)
         seen = x = x + change
     return x.view(np.complex64)[0, ..., 0] * np.float32(unit)
@@ -153,6 +170,31 @@ def _penalty(parts: NDArray[np.float32], noise_level: float, blur: float) -> NDA
     return np.repeat(penalty[..., None], 2, axis=-1)
 
 
+def _diagonal(penalty: NDArray[np.float32], mean_density: np.float32) -> Preconditioner:
+    inverse = 1 / (mean_density + penalty)
+    return lambda v: v * inverse
+
+
+def _circulant(
+    penalty: NDArray[np.float32],
+    seen: NDArray[np.float32],
+    density: NDArray[np.float32],
+    mean_density: np.float32,
+) -> Preconditioner:
+    """Precondition as `preconditioner.circulant`, with fast transforms of complex images."""
+    light = np.abs(seen[0]) + np.float32(TINY)
+    typical = np.float32(np.sum(penalty * light) / np.sum(light))
+    scale = np.sqrt((mean_density + typical) / (mean_density + penalty))
+    inverse = 1 / (density + typical)
+
+    def apply(v: NDArray[np.float32]) -> NDArray[np.float32]:
+        spectrum = scipy.fft.fft((scale * v).view(np.complex64)[..., 0], axis=-1)
+        solved = scipy.fft.ifft(spectrum * inverse, axis=-1)
+        return scale * solved[..., None].view(np.float32)
+
+    return apply
+
+
 def _tables(
     csm: NDArray[np.complex64], mask: NDArray[np.float32]
 ) -> tuple[Family, dict[str, NDArray[np.generic]]]:
@@ -164,7 +206,15 @@ def _tables(
         left, right = maps[..., :half], maps[..., : half - 1 : -1]
         csm_halves = np.stack([left.real, left.imag, right.real, right.imag], dtype=np.float32)
         cos, sin = _half_dft(mask, half)
-        return "cartesian1d", {"csm_halves": csm_halves, "cos": cos, "sin": sin}
+        all_cos, all_sin = half_transforms(padded_width)
+        return "cartesian1d", {
+            "csm_halves": csm_halves,
+            "cos": cos,
+            "sin": sin,
+            "density": density_of_halves(sampling_density(csm, mask), padded_width),
+            "all_cos": all_cos,
+            "all_sin": all_sin,
+        }
     columns = dft_matrix(width)
     left = np.zeros((height, padded_height), np.complex64)
     left[:, :height] = dft_matrix(height)

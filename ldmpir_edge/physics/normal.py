@@ -165,7 +165,7 @@ SOLVER_OPERATORS = {**NORMAL_OPERATORS, "cartesian1d": gram_halves}
 a solution and not once an iteration."""
 
 TABLES: dict[Family, tuple[str, ...]] = {
-    "cartesian1d": ("csm_halves", "cos", "sin"),
+    "cartesian1d": ("csm_halves", "cos", "sin", "density", "all_cos", "all_sin"),
     "separable": ("csm", "left", "right", "mask"),
     "pointwise": ("mask",),
     "toeplitz": ("kernel", "dft_h", "dft_w"),
@@ -190,7 +190,7 @@ def from_solver(x: Array, family: Family) -> Array:
     return unfold_rows(x) if family == "cartesian1d" else x
 
 
-BATCHED_TABLES = frozenset({"csm", "csm_halves", "mask"})
+BATCHED_TABLES = frozenset({"csm", "csm_halves", "density", "mask"})
 """Tables with a batch axis; the others depend on the geometry alone and are shared."""
 
 

@@ -83,7 +83,8 @@ class Engine(ABC):
         Parameters
         ----------
         inputs
-            By name, exactly the variant's inputs, of its dtypes and symbolic shapes.
+            By name, of the dtypes and symbolic shapes of the variant's inputs. What it has no
+            input for is left out: bundles up to 0.9.0 take fewer tables of a problem.
 
         Returns
         -------
@@ -92,7 +93,7 @@ class Engine(ABC):
         Raises
         ------
         UsageError
-            An input is missing, unknown or of another dtype.
+            An input is missing or of another dtype.
         ShapeError
             A rank differs or the inputs' dimensions contradict each other.
         ScanDataError
@@ -100,6 +101,8 @@ class Engine(ABC):
         BackendError
             The engine failed, or its output has a wrong name, dtype or shape, or NaN.
         """
+        taken = {spec.name for spec in self.variant.inputs}
+        inputs = {name: array for name, array in inputs.items() if name in taken}
         bound = self._check_inputs(inputs)
         outputs = self.compute(inputs)
         self._check_outputs(outputs, bound, inputs)
@@ -129,8 +132,6 @@ class Engine(ABC):
         specs = {spec.name: spec for spec in self.variant.inputs}
         if missing := sorted(specs.keys() - inputs.keys()):
             raise UsageError(f"the engine also needs {missing}; it takes {sorted(specs)}")
-        if unknown := sorted(inputs.keys() - specs.keys()):
-            raise UsageError(f"the engine does not take {unknown}; it takes {sorted(specs)}")
         bound = {"n_steps": self.variant.n_steps}
         for name, spec in specs.items():
             if inputs[name].dtype != spec.dtype:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 CHARBONNIER_EPSILON = 1e-3
 SSIM_WINDOW = 7
+LESION_WINDOW = 7
+"""Pixels across what a small lesion covers."""
 ERROR_FLOOR = 3e-3
 """Errors of x1 below this (about 50 dB) count no more than it."""
 SSIM_K1, SSIM_K2 = 0.01, 0.03
@@ -53,19 +55,33 @@ def root_mean_square(x: Tensor, target: Tensor) -> Tensor:
     return (squared.mean() + CHARBONNIER_EPSILON**2).sqrt()
 
 
+def coherent_error(x: Tensor, target: Tensor) -> Tensor:
+    """Return the root mean square of the error's means over squares of `LESION_WINDOW`.
+
+    `x`, `target` are `(B, 2, H, W)`. Noise averages out of it; the lost contrast of a lesion, which
+    is of one sign all over it, does not.
+    """
+    means = F.avg_pool2d(x - target, LESION_WINDOW, stride=1)
+    return root_mean_square(means, torch.zeros_like(means))
+
+
 def image_loss(x: Tensor, target: Tensor, x1: Tensor, ssim_weight: float) -> Tensor:
-    """Return the mean of Charbonnier + `ssim_weight` · (1 − SSIM) and RMS, relative to those of x1.
+    """Return the mean of three errors of x, each relative to that of x1.
+
+    Charbonnier + `ssim_weight` · (1 − SSIM), the root mean square, and that of local means.
 
     Without the division the hardest examples set the direction, and tasks whose starting image
     is already good get worse than it (inpainting lost 4 dB); decibels are ratios.
 
     Charbonnier alone is content with the median, which leaves out what is small and unsure; the
-    root mean square counts the few large errors, as PSNR does.
+    root mean square counts the few large errors, as PSNR does. A mean over few lesions' pixels is
+    nothing among those of an image; local means count what is wrong together.
     """
     absolute = charbonnier(x, target) + ssim_weight * (1 - ssim(x, target))
     relative = absolute / (charbonnier(x1, target) + ERROR_FLOOR)
     spread = root_mean_square(x, target) / (root_mean_square(x1, target) + ERROR_FLOOR)
-    return (relative + spread) / 2
+    coherent = coherent_error(x, target) / (coherent_error(x1, target) + ERROR_FLOOR)
+    return (relative + spread + coherent) / 3
 
 
 def _magnitude(x: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ class Bf16LdmPir(LdmPir):
     an `LdmPir`.
     """
 
-    def correct(self, images: Tensor, embedding: Tensor) -> Tensor:
+    def correct(self, images: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Answer as `LdmPir.correct`, in float32."""
         with torch.autocast("cpu", torch.bfloat16):
             channels_last = images.to(memory_format=torch.channels_last)
-            correction = super().correct(channels_last, embedding)
-        return correction.float().contiguous()
+            correction, trust = super().correct(channels_last, embedding)
+        return correction.float().contiguous(), trust.float().contiguous()

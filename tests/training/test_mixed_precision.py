@@ -57,12 +57,13 @@ def test_the_network_rounds_to_bfloat16_and_its_answer_is_float32():
     full, half = twins()
     images, embedding = torch.randn(1, 6, 32, 32), torch.randn(1, 8)
     with torch.no_grad():
-        exact, rounded = full.correct(images, embedding), half.correct(images, embedding)
-    assert rounded.dtype == torch.float32
-    assert rounded.is_contiguous()
-    error = float((rounded - exact).norm() / exact.norm())
-    # Of the order of the type's rounding: neither exact nor wrong.
-    assert BF16_EPSILON / 30 < error < 4 * BF16_EPSILON
+        answers = zip(full.correct(images, embedding), half.correct(images, embedding), strict=True)
+    for exact, rounded in answers:
+        assert rounded.dtype == torch.float32
+        assert rounded.is_contiguous()
+        error = float((rounded - exact).norm() / exact.norm())
+        # Of the order of the type's rounding: neither exact nor wrong.
+        assert BF16_EPSILON / 30 < error < 4 * BF16_EPSILON
 
 
 def test_the_weights_of_a_run_are_a_float32_model(tmp_path, mr):

@@ -171,7 +171,7 @@ def _penalty(parts: NDArray[np.float32], noise_level: float, blur: float) -> NDA
 
 
 def _diagonal(penalty: NDArray[np.float32], mean_density: np.float32) -> Preconditioner:
-    inverse = 1 / (mean_density + penalty)
+    inverse = np.reciprocal(mean_density + penalty)
     return lambda v: v * inverse
 
 
@@ -185,12 +185,13 @@ def _circulant(
     light = np.abs(seen[0]) + np.float32(TINY)
     typical = np.float32(np.sum(penalty * light) / np.sum(light))
     scale = np.sqrt((mean_density + typical) / (mean_density + penalty))
-    inverse = 1 / (density + typical)
+    inverse = np.reciprocal(density + typical)
 
     def apply(v: NDArray[np.float32]) -> NDArray[np.float32]:
         spectrum = scipy.fft.fft((scale * v).view(np.complex64)[..., 0], axis=-1)
-        solved = scipy.fft.ifft(spectrum * inverse, axis=-1)
-        return scale * solved[..., None].view(np.float32)
+        solved: NDArray[np.complex64] = scipy.fft.ifft(spectrum * inverse, axis=-1)
+        parts: NDArray[np.float32] = scale * solved[..., None].view(np.float32)
+        return parts
 
     return apply
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ldmpir_edge.bundle import LoadedVariant, Precision
 from ldmpir_edge.errors import BackendError, LdmpirError, MissingExtraError
@@ -74,11 +74,15 @@ class SelectedEngine(Engine):
         The backend in use now.
     reason : str
         Why it is this one, as a sentence; grows when a backend has failed.
+    vet : Callable[[Engine], None] or None
+        Called with each engine that is to take over from one that failed in a run, before its
+        first image; a `LdmpirError` passes it over.
     """
 
     def __init__(self, variant: LoadedVariant, requested: str | None, threads: int | None) -> None:
         super().__init__("", variant)
         self.reason = ""
+        self.vet: Callable[[Engine], None] | None = None
         self._threads = threads
         self._remaining = _candidates(requested, variant.precision)
         self._failures: list[LdmpirError] = []
@@ -112,6 +116,13 @@ class SelectedEngine(Engine):
             except (BackendError, MissingExtraError) as err:
                 self._failures.append(err)
                 continue
+            if self.vet is not None:
+                try:
+                    self.vet(engine)
+                except LdmpirError as err:
+                    engine.close()
+                    self._failures.append(err)
+                    continue
             self.backend = backend.name
             self.reason = reason
             if self._failures:

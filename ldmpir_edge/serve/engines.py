@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from ldmpir_edge.bundle.limits import LIMITS, psnr_db
 from ldmpir_edge.errors import BackendError, LdmpirError
 from ldmpir_edge.physics.problem import Family
 from ldmpir_edge.reconstruct import Reconstructor
-from ldmpir_edge.runtimes import SelectedEngine
+from ldmpir_edge.runtimes import Engine, SelectedEngine
 from ldmpir_edge.scans.limits import MAX_COILS, MAX_SIDE, MAX_VIEWS
 from ldmpir_edge.serve.bundles import open_route_bundle, variants
 from ldmpir_edge.serve.config import Route, Source
@@ -117,17 +118,35 @@ class BundleEngines:
 
     def _test(self, family: Family, precision: Precision) -> GoldenTest:
         n_steps = self.bundle.manifest.sampler.default_n_steps
-        backend, seconds = self._backend or "", 0.0
+        try:
+            engine = self._made((n_steps, precision)).untested_engine(family)
+        except LdmpirError as err:
+            return GoldenTest(family, precision, self._backend or "", 0.0, str(err))
+        test = self._replay(engine, family, precision)
+        if test.failure is None:
+            engine.vet = partial(self._vet, family=family, precision=precision)
+        return test
+
+    def _vet(self, engine: Engine, family: Family, precision: Precision) -> None:
+        """Test an engine that is to take over from one that passed and then failed in a run."""
+        test = self._replay(engine, family, precision)
+        if test.failure is not None:
+            raise BackendError(_refusal(test))
+        self.tests = [
+            test if (old.family, old.precision) == (family, precision) else old
+            for old in self.tests
+        ]
+
+    def _replay(self, engine: Engine, family: Family, precision: Precision) -> GoldenTest:
+        seconds = 0.0
         try:
             golden = self.bundle.golden(family)
-            engine = self._made((n_steps, precision)).untested_engine(family)
             engine.run(golden.inputs)
             started = time.perf_counter()
             image = engine.run(golden.inputs)["image"][0]
             seconds = time.perf_counter() - started
-            backend = engine.backend
         except LdmpirError as err:
-            return GoldenTest(family, precision, backend, seconds, str(err))
+            return GoldenTest(family, precision, engine.backend, seconds, str(err))
         expected = golden.outputs["image"][0]
         limits = LIMITS[precision]
         failure = None
@@ -135,7 +154,7 @@ class BundleEngines:
             failure = f"{apart:.1f} dB from it, at least {limits.difference_db:.1f} are needed"
         elif limits.max_abs_diff and (worst := _largest(image, expected)) > limits.max_abs_diff:
             failure = f"a value differs by {worst:.2g}, more than {limits.max_abs_diff:.2g}"
-        return GoldenTest(family, precision, backend, seconds, failure)
+        return GoldenTest(family, precision, engine.backend, seconds, failure)
 
 
 class _TestedReconstructor(Reconstructor):

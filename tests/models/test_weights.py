@@ -32,6 +32,20 @@ def test_weights_round_trip(model, saved):
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
 
 
+@torch.no_grad()
+def test_weights_of_before_the_networks_trust_are_those_of_a_trust_of_zero(model, saved):
+    head = {name: model.state_dict()[name] for name in ("unet.head.0.weight", "unet.head.0.bias")}
+    for tensor in head.values():
+        tensor[8:] = 0
+    save_weights(model, saved)
+    old = load_file(saved)
+    for name in head:
+        old[name] = old[name][:8].clone()
+    save_file(old, saved, metadata={"config": model.config.model_dump_json()})
+    for name, value in load_weights(saved).state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=2**-13, atol=0)
+
+
 def test_written_again_the_weights_are_the_same(saved, tmp_path):
     save_weights(load_weights(saved), tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()

@@ -135,6 +135,30 @@ def test_a_backend_that_fails_in_a_run_hands_over(
     assert all(backend.engines[0].closed for backend in (broken, poisoned, sound))
 
 
+def test_who_takes_over_is_vetted_before_its_first_image(
+    install: Any, variant: LoadedVariant
+) -> None:
+    first, wrong, right = (
+        ScriptedBackend("a", RuntimeError("boom")),
+        ScriptedBackend("b", 6.0),
+        ScriptedBackend("c", 7.0),
+    )
+    install(first, wrong, right)
+    seen = []
+
+    def vet(engine: Engine) -> None:
+        seen.append(engine.backend)
+        if not (engine.run(INPUTS)["image"] == 7.0).all():
+            raise BackendError(f"{engine.backend} gives another image")
+
+    with load_engine(variant) as engine:
+        engine.vet = vet
+        assert (engine.run(INPUTS)["image"] == 7.0).all()
+        assert "b gives another image" in engine.reason
+    assert seen == ["b", "c"]
+    assert wrong.engines[0].closed
+
+
 def test_the_last_engine_survives_its_failure(install: Any, variant: LoadedVariant) -> None:
     only = ScriptedBackend("only", RuntimeError("boom"))
     install(only)

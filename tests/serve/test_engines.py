@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 from toy_bundle import INPUTS, golden_pair, toy_files, toy_graph, toy_manifest
 
-from ldmpir_edge.bundle import GoldenPair, generate_key, load_signing_key, pack_golden, write_bundle
+from ldmpir_edge.bundle import (
+    GoldenPair,
+    LoadedVariant,
+    generate_key,
+    load_signing_key,
+    pack_golden,
+    write_bundle,
+)
 from ldmpir_edge.errors import BackendError, BundleError
 from ldmpir_edge.physics.problem import FAMILIES, Family
+from ldmpir_edge.runtimes import Engine
 from ldmpir_edge.serve import engines as engines_module
 from ldmpir_edge.serve.config import Route, Source
 from ldmpir_edge.serve.engines import Engines, GoldenTest
@@ -69,6 +77,50 @@ def test_a_wrong_engine_is_not_used(tmp_path: Path) -> None:
     assert "failed its golden pair" in str(engines.of(route).refusal("fp32"))
     (described,) = engines.describe()
     assert described["golden"][0]["failure"]
+
+
+class OneImage(Engine):
+    """An engine that answers the golden image times `factor`, or fails where that is None."""
+
+    def __init__(self, name: str, variant: LoadedVariant, factor: float | None) -> None:
+        super().__init__(name, variant)
+        self.factor = factor
+
+    def close(self) -> None:
+        """Hold nothing."""
+
+    def _run(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        if self.factor is None:
+            raise RuntimeError("boom")
+        return {"image": self.factor * golden_pair().outputs["image"]}
+
+
+def test_an_engine_that_takes_over_gives_the_golden_pair_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_toy(tmp_path / "toy.ldmpir")
+    _, engines = load(tmp_path / "toy.ldmpir")
+    (bundle_engines,) = engines._engines.values()
+    reconstructor = bundle_engines.reconstructor((4, "fp32"))
+    engine = reconstructor.engine("pointwise")
+    engine._engine = OneImage("first", engine.variant, None)
+    others = [OneImage("wrong", engine.variant, 1.01), OneImage("right", engine.variant, 1.0)]
+
+    class Scripted:
+        def __init__(self, engine: OneImage) -> None:
+            self.engine, self.name = engine, engine.backend
+
+        def load(self, *_: Any) -> OneImage:
+            return self.engine
+
+    engine._remaining = ((Scripted(one), f"{one.backend} is next") for one in others)
+    pair = golden_pair()
+    noise = np.zeros((1, 3, 2, 4, 6), np.float32)
+    image = reconstructor.engine("pointwise").run({**pair.inputs, "noise": noise})["image"]
+    np.testing.assert_array_equal(image, pair.outputs["image"])
+    assert "failed its golden pair" in engine.reason
+    (test,) = bundle_engines.tests
+    assert (test.backend, test.failure) == ("right", None)
 
 
 def test_a_new_file_serves_once_it_has_passed(tmp_path: Path) -> None:

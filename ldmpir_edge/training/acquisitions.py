@@ -38,10 +38,14 @@ would be what the model's own operator makes, as no scanner's are."""
 
 @dataclass(frozen=True)
 class Example:
-    """A problem and the `(2, H, W)` float32 image, in engine units, that solves it."""
+    """A problem and the `(2, H, W)` float32 image, in engine units, that solves it.
+
+    `spots` `(H, W)` is the share of each pixel that small discs cover, where some were put in.
+    """
 
     problem: Problem
     target: NDArray[np.float32]
+    spots: NDArray[np.float32] | None = None
 
 
 P_FBP_NOISE = 0.4
@@ -316,11 +320,14 @@ def acquire_coarse(
 
 def _target(image: NDArray[np.float32], problem: Problem) -> NDArray[np.float32]:
     """Bring a real image to the problem's units and padded grid."""
-    engine = (image - problem.offset) / problem.scale
+    return to_planes(on_grid((image - problem.offset) / problem.scale, problem))
+
+
+def on_grid(image: NDArray[np.float32], problem: Problem) -> NDArray[np.float32]:
+    """Pad an `(h, w)` image with zeros to the problem's grid."""
     height, width = problem.x1.shape[-2:]
     top, left, h, w = problem.crop or (0, 0, height, width)
-    margins = ((0, 0), (top, height - h - top), (left, width - w - left))
-    padded: NDArray[np.float32] = np.pad(to_planes(engine), margins)
+    padded: NDArray[np.float32] = np.pad(image, ((top, height - h - top), (left, width - w - left)))
     return padded
 
 

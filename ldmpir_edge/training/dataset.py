@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypedDict
 
 import numpy as np
@@ -17,10 +18,11 @@ from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.models.sampler import sample
 from ldmpir_edge.physics.normal import batch_of_one
 from ldmpir_edge.physics.problem import Family, Modality, Task
-from ldmpir_edge.training.acquisitions import FINER, SIMULATORS, Example
+from ldmpir_edge.training.acquisitions import FINER, SIMULATORS, Example, on_grid
 from ldmpir_edge.training.augment import (
     AIR,
     above_air,
+    block_means,
     native_view,
     random_contrast,
     random_discs,
@@ -50,13 +52,17 @@ REQUIRED_MODALITY: dict[TrainingTask, Modality] = {
 
 
 class TrainingItem(TypedDict):
-    """An example as a batch of one: the sampler's inputs, and `target` `(1, 2, H, W)`."""
+    """An example as a batch of one: the sampler's inputs, `target` `(1, 2, H, W)` and `spots`.
+
+    `spots` `(1, 1, H, W)` is the share of each pixel that small discs cover.
+    """
 
     family: Family
     task: Task
     b: Tensor
     x1: Tensor
     target: Tensor
+    spots: Tensor
     noise_level: Tensor
     condition: Tensor
     tables: dict[str, Tensor]
@@ -152,13 +158,15 @@ class SimulatedScans(Dataset[TrainingItem]):
         """
         rng = np.random.default_rng([self.recipe.seed, index])
         task = self._tasks[rng.choice(len(self._tasks), p=self._task_weights)]
-        size = int(rng.choice(self.sizes))
-        image, modality = self._image(task, size * FINER.get(task, 1), rng)
-        return SIMULATORS[task](image, modality, rng)
+        size, finer = int(rng.choice(self.sizes)), FINER.get(task, 1)
+        image, spots, modality = self._image(task, size * finer, rng)
+        example = SIMULATORS[task](image, modality, rng)
+        return replace(example, spots=on_grid(block_means(spots, finer), example.problem))
 
     def _image(
         self, task: TrainingTask, size: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], Modality]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], Modality]:
+        """Draw a view of a slice; return it, what of it discs cover, and its modality."""
         weights = np.where([_serves(s, task) for s in self.stacks], self._stack_weights, 0)
         for _ in range(N_VIEWS):
             stack = self.stacks[rng.choice(len(self.stacks), p=weights / weights.sum())]
@@ -167,6 +175,7 @@ class SimulatedScans(Dataset[TrainingItem]):
             image = above_air(view, raw, stack.modality, size, rng)
             if stack.modality == "mr":
                 image = random_contrast(image, rng)
+            plain = image
             if rng.random() < P_DISCS:
                 unit = DISC_HU if stack.modality == "ct" else image
                 image = np.maximum(random_discs(image, unit, rng), AIR[stack.modality])
@@ -178,7 +187,7 @@ class SimulatedScans(Dataset[TrainingItem]):
                 f"{N_VIEWS} views in a row, the last of {stack.name}, show a constant image; "
                 "remove empty volumes from the training images"
             )
-        return image, stack.modality
+        return image, (image != plain).astype(np.float32), stack.modality
 
 
 def _serves(stack: ImageStack, task: TrainingTask) -> bool:
@@ -198,6 +207,9 @@ def to_tensors(example: Example) -> TrainingItem:
         "b": torch.from_numpy(problem.b)[None],
         "x1": torch.from_numpy(problem.x1)[None],
         "target": torch.from_numpy(example.target)[None],
+        "spots": torch.zeros(1, 1, *example.target.shape[1:])
+        if example.spots is None
+        else torch.from_numpy(example.spots)[None, None],
         "noise_level": torch.tensor([problem.noise_level], dtype=torch.float32),
         "condition": torch.from_numpy(problem.condition)[None],
         "tables": batch_of_one(tables),

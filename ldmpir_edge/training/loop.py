@@ -235,7 +235,8 @@ class Trainer:
             self.recipe.seed * 1_000_003 + self.update * len(batch) + k
         )
         x0_hat = self._predict(stage, batch[k], draws)
-        loss = image_loss(x0_hat, batch[k]["target"], batch[k]["x1"], self.recipe.ssim_weight)
+        target, x1, spots = batch[k]["target"], batch[k]["x1"], batch[k]["spots"]
+        loss = image_loss(x0_hat, target, x1, self.recipe.ssim_weight, spots)
         gradients = torch.autograd.grad(
             loss, list(self.model.parameters()), allow_unused=True, materialize_grads=True
         )

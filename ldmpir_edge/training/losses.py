@@ -65,10 +65,19 @@ def coherent_error(x: Tensor, target: Tensor) -> Tensor:
     return root_mean_square(means, torch.zeros_like(means))
 
 
-def image_loss(x: Tensor, target: Tensor, x1: Tensor, ssim_weight: float) -> Tensor:
-    """Return the mean of three errors of x, each relative to that of x1.
+def spot_error(x: Tensor, target: Tensor, spots: Tensor) -> Tensor:
+    """Return the root mean square error over the pixels that `spots` `(B, 1, H, W)` weighs."""
+    squared = ((x - target) ** 2).sum(dim=1, keepdim=True)
+    return ((spots * squared).sum() / spots.sum() + CHARBONNIER_EPSILON**2).sqrt()
 
-    Charbonnier + `ssim_weight` · (1 − SSIM), the root mean square, and that of local means.
+
+def image_loss(
+    x: Tensor, target: Tensor, x1: Tensor, ssim_weight: float, spots: Tensor | None = None
+) -> Tensor:
+    """Return the mean of three errors of x, or four, each relative to that of x1.
+
+    Charbonnier + `ssim_weight` · (1 − SSIM), the root mean square, that of local means, and that
+    within the small discs that were put into the image, if `spots` has any.
 
     Without the division the hardest examples set the direction, and tasks whose starting image
     is already good get worse than it (inpainting lost 4 dB); decibels are ratios.
@@ -81,7 +90,10 @@ def image_loss(x: Tensor, target: Tensor, x1: Tensor, ssim_weight: float) -> Ten
     relative = absolute / (charbonnier(x1, target) + ERROR_FLOOR)
     spread = root_mean_square(x, target) / (root_mean_square(x1, target) + ERROR_FLOOR)
     coherent = coherent_error(x, target) / (coherent_error(x1, target) + ERROR_FLOOR)
-    return (relative + spread + coherent) / 3
+    errors = [relative, spread, coherent]
+    if spots is not None and spots.any():
+        errors.append(spot_error(x, target, spots) / (spot_error(x1, target, spots) + ERROR_FLOOR))
+    return torch.stack(errors).mean()
 
 
 def _magnitude(x: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader
 
 from ldmpir_edge.errors import ScanDataError
 from ldmpir_edge.models.engine import engine_inputs
+from ldmpir_edge.training import dataset
+from ldmpir_edge.training.acquisitions import FINER
 from ldmpir_edge.training.dataset import ECHO_BLOCK, SimulatedScans, to_tensors
 from ldmpir_edge.training.images import ImageStack
 from ldmpir_edge.training.recipe import Recipe, Stage
@@ -163,9 +165,33 @@ def test_an_empty_slice_is_passed_over_and_an_empty_volume_named():
         scans([ImageStack("nothing-there", "mr", np.zeros((2, 48, 48)))], recipe)[0]
 
 
+@pytest.mark.parametrize("task", ["mri-columns", "ct", "denoise", "super-resolve"])
+@pytest.mark.parametrize("size", [32, 40])
+def test_spots_are_where_discs_were_put(task, size, mr, ct, monkeypatch):
+    finer = FINER.get(task, 1)
+
+    def one_square(image, unit, rng):
+        changed = image.copy()
+        changed[12 * finer : 16 * finer, 20 * finer : 25 * finer] += 4000
+        return changed
+
+    monkeypatch.setattr(dataset, "random_discs", one_square)
+    monkeypatch.setattr(dataset, "P_DISCS", 1.0)
+    item = scans([mr, ct], Recipe(stages=STAGES, tasks={task: 1.0}), sizes=(size,))[0]
+    assert item["spots"].shape == (1, 1, *item["target"].shape[2:])
+    rows, columns = np.nonzero(item["spots"][0, 0].numpy())
+    assert len(rows) == 4 * 5
+    # The brightest pixels are those of the square, wherever padding has put it.
+    brightness = item["target"][0].norm(dim=0)
+    assert float(brightness[rows, columns].min()) > float(brightness.quantile(0.9))
+    monkeypatch.setattr(dataset, "P_DISCS", 0.0)
+    plain = scans([mr, ct], Recipe(stages=STAGES, tasks={task: 1.0}), sizes=(size,))[0]
+    assert not plain["spots"].any()
+
+
 def test_an_item_feeds_the_engine(mr, ct):
     for item in map(scans([mr, ct]).__getitem__, range(10)):
-        names = {*item, *item["tables"]} - {"family", "task", "target", "tables"}
+        names = {*item, *item["tables"]} - {"family", "task", "target", "spots", "tables"}
         assert names == set(engine_inputs(item["family"], 1))
         assert item["noise_level"].shape == (1,)
         assert item["condition"].sum() == 2

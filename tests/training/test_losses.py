@@ -102,6 +102,20 @@ def test_a_lost_lesion_costs_more_than_as_much_noise(rng):
     )
 
 
+def test_discs_count_for_themselves(rng):
+    target = planes(rng.random((32, 32)))
+    spots = torch.zeros(1, 1, 32, 32)
+    x, x1 = target.clone(), target - 0.1
+    x[0, 0, 5:9, 5:9] += 0.05
+    assert float(image_loss(x, target, x1, 0.1, spots)) == float(image_loss(x, target, x1, 0.1))
+    spots[..., 5:9, 5:9], spots[..., 20, 20] = 1, 0.5
+    # 16 pixels are wrong by 0.05 and half a pixel by nothing; x1 by √2 · 0.1 everywhere.
+    error = math.sqrt(16 * 0.05**2 / 16.5 + 1e-6)
+    start = math.sqrt(2 * 0.1**2 + 1e-6) + 3e-3
+    expected = (3 * float(image_loss(x, target, x1, 0.1)) + error / start) / 4
+    assert float(image_loss(x, target, x1, 0.1, spots)) == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("n", [2, 40])
 def test_root_mean_square_is_what_psnr_is_made_of(n, rng):
     target = planes(rng.random((n, n)))

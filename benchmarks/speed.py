@@ -160,6 +160,7 @@ def scaling_section(args: argparse.Namespace) -> dict:
 
     from ldmpir_edge.bundle import open_bundle
     from ldmpir_edge.physics.engine_input import engine_arrays
+    from ldmpir_edge.physics.normal import BATCHED_TABLES
     from ldmpir_edge.reconstruct.slices import prepare_slice
     from ldmpir_edge.runtimes import get_backend
 
@@ -173,7 +174,7 @@ def scaling_section(args: argparse.Namespace) -> dict:
 
     def mri(size=256, coils=8, steps=args.steps, batch=1, threads=args.threads) -> float:
         inputs = make_inputs(size, coils, steps)
-        batched = {"b", "x1", "noise_level", "condition", "noise", "csm_halves"}
+        batched = {"b", "x1", "noise_level", "condition", "noise", *BATCHED_TABLES}
         inputs = {k: np.repeat(v, batch, axis=0) if k in batched else v for k, v in inputs.items()}
         return seconds("cartesian1d", inputs, steps, threads)
 

@@ -112,7 +112,8 @@ def data_consistency(
     gram = _bind(SOLVER_OPERATORS, family, tables)
     both = lam * torch.ones_like(x0_hat)
     start, data, weight = (to_solver(image, family, tables) for image in (x0_hat, b, both))
-    # Constants to the gradient: they change how fast the solution comes, not the solution.
+    # Constants to the gradient, which is exact for that at the solution: it is what they do not
+    # change.
     with torch.no_grad():
         precondition = (
             circulant(weight, start, tables["density"], tables["all_cos"], tables["all_sin"])

@@ -58,7 +58,15 @@ def load_weights(path: Path) -> LdmPir:
             tensors: dict[str, Tensor] = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dict
         model = LdmPir(ModelConfig(**json.loads(metadata["config"])))
         model.load_state_dict(_with_trust(tensors, model))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as err:
+    except (
+        OSError,
+        SafetensorError,
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as err:
         raise BundleError(
             f"cannot load weights from {path}: {err}; train them with 'ldmpir-edge train' "
             "or restore the released file"

@@ -78,6 +78,11 @@ class TorchBackend(Backend):
         model = load_weights(_find_weights(variant))
         module = EngineModule(model, variant.family, variant.n_steps).eval()
         names = engine_inputs(variant.family, variant.n_steps)
+        if set(names) != {spec.name for spec in variant.inputs}:
+            raise BackendError(
+                "this bundle is of another version of the model than the code that torch would "
+                "run; export it again or use --backend onnxruntime"
+            )
         return TorchEngine(variant, library, module, names, threads)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmpir_edge.bundle import Bundle, Precision, SizeLimits, find_bundle
+from ldmpir_edge.bundle import Bundle, GoldenPair, Precision, SizeLimits, find_bundle
 from ldmpir_edge.bundle.limits import LIMITS, psnr_db
 from ldmpir_edge.errors import BackendError, LdmpirError
 from ldmpir_edge.physics.problem import Family
@@ -119,42 +119,27 @@ class BundleEngines:
     def _test(self, family: Family, precision: Precision) -> GoldenTest:
         n_steps = self.bundle.manifest.sampler.default_n_steps
         try:
+            golden = self.bundle.golden(family)
             engine = self._made((n_steps, precision)).untested_engine(family)
         except LdmpirError as err:
             return GoldenTest(family, precision, self._backend or "", 0.0, str(err))
-        test = self._replay(engine, family, precision)
+        test = _replay(engine, golden, family, precision)
         if test.failure is None:
-            engine.vet = partial(self._vet, family=family, precision=precision)
+            # With the pair at hand: the bundle's file may be another one by then.
+            engine.vet = partial(self._vet, golden=golden, family=family, precision=precision)
         return test
 
-    def _vet(self, engine: Engine, family: Family, precision: Precision) -> None:
+    def _vet(
+        self, engine: Engine, golden: GoldenPair, family: Family, precision: Precision
+    ) -> None:
         """Test an engine that is to take over from one that passed and then failed in a run."""
-        test = self._replay(engine, family, precision)
+        test = _replay(engine, golden, family, precision)
         if test.failure is not None:
             raise BackendError(_refusal(test))
         self.tests = [
             test if (old.family, old.precision) == (family, precision) else old
             for old in self.tests
         ]
-
-    def _replay(self, engine: Engine, family: Family, precision: Precision) -> GoldenTest:
-        seconds = 0.0
-        try:
-            golden = self.bundle.golden(family)
-            engine.run(golden.inputs)
-            started = time.perf_counter()
-            image = engine.run(golden.inputs)["image"][0]
-            seconds = time.perf_counter() - started
-        except LdmpirError as err:
-            return GoldenTest(family, precision, engine.backend, seconds, str(err))
-        expected = golden.outputs["image"][0]
-        limits = LIMITS[precision]
-        failure = None
-        if (apart := psnr_db(image, expected)) < limits.difference_db:
-            failure = f"{apart:.1f} dB from it, at least {limits.difference_db:.1f} are needed"
-        elif limits.max_abs_diff and (worst := _largest(image, expected)) > limits.max_abs_diff:
-            failure = f"a value differs by {worst:.2g}, more than {limits.max_abs_diff:.2g}"
-        return GoldenTest(family, precision, engine.backend, seconds, failure)
 
 
 class _TestedReconstructor(Reconstructor):
@@ -385,6 +370,25 @@ def _stamp(bundle: str) -> tuple[int, ...]:
     except (LdmpirError, OSError):
         return ()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _replay(engine: Engine, golden: GoldenPair, family: Family, precision: Precision) -> GoldenTest:
+    seconds = 0.0
+    try:
+        engine.run(golden.inputs)
+        started = time.perf_counter()
+        image = engine.run(golden.inputs)["image"][0]
+        seconds = time.perf_counter() - started
+    except LdmpirError as err:
+        return GoldenTest(family, precision, engine.backend, seconds, str(err))
+    expected = golden.outputs["image"][0]
+    limits = LIMITS[precision]
+    failure = None
+    if (apart := psnr_db(image, expected)) < limits.difference_db:
+        failure = f"{apart:.1f} dB from it, at least {limits.difference_db:.1f} are needed"
+    elif limits.max_abs_diff and (worst := _largest(image, expected)) > limits.max_abs_diff:
+        failure = f"a value differs by {worst:.2g}, more than {limits.max_abs_diff:.2g}"
+    return GoldenTest(family, precision, engine.backend, seconds, failure)
 
 
 def _refusal(test: GoldenTest) -> str:

@@ -40,7 +40,7 @@ would be what the model's own operator makes, as no scanner's are."""
 class Example:
     """A problem and the `(2, H, W)` float32 image, in engine units, that solves it.
 
-    `spots` `(H, W)` is the share of each pixel that small discs cover, where some were put in.
+    `spots` `(H, W)` is 1 where small discs changed the image that it was made of, or a share.
     """
 
     problem: Problem

@@ -54,7 +54,7 @@ REQUIRED_MODALITY: dict[TrainingTask, Modality] = {
 class TrainingItem(TypedDict):
     """An example as a batch of one: the sampler's inputs, `target` `(1, 2, H, W)` and `spots`.
 
-    `spots` `(1, 1, H, W)` is the share of each pixel that small discs cover.
+    `spots` `(1, 1, H, W)` is 1 where small discs changed the image, or a share of the pixel.
     """
 
     family: Family

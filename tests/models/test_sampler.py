@@ -114,6 +114,8 @@ def test_later_steps_meet_the_data_better():
     assert [iterations(k, 8, 4) for k in range(8)] == [0, 0, 1, 2, 2, 3, 4, 4]
     assert iterations(0, 1, 4) == 4
     assert [iterations(k, 4, 1) for k in range(4)] == [0, 0, 1, 1]
+    # Halves go down: exactly 0.5 and 1.5 of 2.
+    assert [iterations(k, 4, 2) for k in range(4)] == [0, 0, 1, 2]
 
 
 def test_the_residual_is_that_of_the_walk_without_its_noise():

@@ -102,6 +102,13 @@ def without_a_tensor(path: Path) -> None:
     save_file(tensors, path, metadata={"config": config})
 
 
+def with_a_tensor_without_axes(path: Path) -> None:
+    tensors = load_file(path)
+    config = ModelConfig(widths=(8, 8, 8, 8), embedding=8, n_krylov=2, n_cg=3).model_dump_json()
+    tensors["unet.head.0.bias"] = torch.tensor(0.0)
+    save_file(tensors, path, metadata={"config": config})
+
+
 def architecture_is_no_table(path: Path) -> None:
     save_file(load_file(path), path, metadata={"config": "null"})
 
@@ -116,6 +123,7 @@ def architecture_is_no_table(path: Path) -> None:
         foreign,
         without_architecture,
         of_another_architecture,
+        with_a_tensor_without_axes,
         with_an_unknown_entry,
         without_a_tensor,
         architecture_is_no_table,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,15 @@ def test_other_weights_than_the_bundles_are_refused(model_zoo: Path, tmp_path: P
     weights.unlink()
     with pytest.raises(BackendError, match="use --backend onnxruntime"):
         get_backend("torch").load(variant)
+
+
+def test_a_bundle_of_other_physics_than_the_codes_is_refused(
+    model_zoo: Path, tmp_path: Path
+) -> None:
+    variant = _variant(tmp_path, model_zoo / "toy" / "weights.safetensors")
+    older = replace(variant, inputs=variant.inputs[:-1])
+    with pytest.raises(BackendError, match="another version of the model"):
+        get_backend("torch").load(older)
 
 
 def test_half_precision_is_left_to_the_engines(tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ PASSES_2D = (4, 4, 6)
 RELATIVE_ERROR = 3e-3
 NOISE_WEIGHT = 6.0
 """λ = RELATIVE_ERROR + NOISE_WEIGHT · noise², the image's bright end being 1."""
+LARGEST_WEIGHT = 0.5
+"""Of λ: where noise is a third of the bright end, more of it would damp the image, which would then
+be less bright beside the noise, and be damped more in the next pass, until nothing is left."""
 FAINTEST = 0.05
 """Of the bright end: below it all pixels are equally likely to be changed."""
 CARRIED = 0.5
@@ -167,7 +170,7 @@ def _penalty(parts: NDArray[np.float32], noise_level: float, blur: float) -> NDA
     magnitude = smooth(np.hypot(parts[..., 0], parts[..., 1]), blur)
     bright = float(np.percentile(magnitude, BRIGHT_PERCENTILE)) or 1.0
     expected = np.maximum(magnitude / np.float32(bright), np.float32(FAINTEST))
-    weight = RELATIVE_ERROR + NOISE_WEIGHT * (noise_level / bright) ** 2
+    weight = min(RELATIVE_ERROR + NOISE_WEIGHT * (noise_level / bright) ** 2, LARGEST_WEIGHT)
     penalty: NDArray[np.float32] = np.float32(weight) / expected**2
     return np.repeat(penalty[..., None], 2, axis=-1)
 

@@ -17,6 +17,7 @@ from ldmpir_edge.physics.image_problem import (
     build_superresolution_problem,
 )
 from ldmpir_edge.physics.mri_problem import PASSES, build_mri_problem, reweighted_sense
+from ldmpir_edge.physics.noise import add_gaussian
 from ldmpir_edge.physics.normal import BATCHED_TABLES, NORMAL_OPERATORS
 from ldmpir_edge.physics.padding import from_planes, to_planes
 from ldmpir_edge.physics.problem import Problem
@@ -87,6 +88,18 @@ def test_the_classical_estimate_scales_with_the_scan(rng):
     for factor in (np.float32(1e-10), np.float32(1e-6), np.float32(1e6)):
         scaled = reweighted_sense(op, factor * adjoint, 0.01 * float(factor))
         np.testing.assert_allclose(scaled / factor, once, atol=2e-4 * np.abs(once).max())
+
+
+@pytest.mark.parametrize("noise_level", [0.3, 1.0])
+def test_an_image_of_more_noise_than_tissue_does_not_fade_away(noise_level, rng):
+    csm = np.ones((1, 32, 32), np.complex64)
+    image = np.zeros((32, 32), np.complex64)
+    image[8:24, 8:24] = 1
+    op = CartesianOp(csm, np.ones(32, np.float32))
+    noisy = add_gaussian(op.forward(image), noise_level, rng)
+    solved = reweighted_sense(op, op.adjoint(noisy).astype(np.complex64), noise_level)
+    inside = np.abs(np.mean(solved[10:22, 10:22]))
+    assert 0.4 < inside < 1.2
 
 
 def test_a_magnitude_prior_puts_aliasing_back_to_the_bright_rim():

@@ -160,7 +160,7 @@ def test_who_asks_for_it_by_name_gets_it(install: Any, variant: LoadedVariant) -
 
 def test_many_faults_are_counted(install: Any) -> None:
     install(WrongBackend("Slice("), SoundBackend())
-    assert "and 7 more operators, which `ldmpir-edge doctor` lists" in choose_backend()[1]
+    assert "and 9 more operators, which `ldmpir-edge doctor` lists" in choose_backend()[1]
 
 
 def test_where_none_is_sound_there_is_no_engine(install: Any, variant: LoadedVariant) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from ldmpir_edge.physics.cartesian import CartesianOp
@@ -14,8 +11,9 @@ from ldmpir_edge.physics.fourier import dft_matrix
 from ldmpir_edge.physics.linear_op import Array
 from ldmpir_edge.physics.padding import pad_image, to_planes
 from ldmpir_edge.physics.preconditioner import (
-    TINY,
+    circulant_of_pixels,
     density_of_halves,
+    diagonal,
     half_transforms,
     sampling_density,
 )
@@ -41,8 +39,6 @@ scan that hardly needs a prior, at 1 aliasing is kept (2 dB at R = 4)."""
 FIRST_BLUR, BLUR = 4.0, 1.0
 """Standard deviations, in pixels, of what smooths the magnitudes."""
 COLUMN_MULTIPLE = 8
-
-Preconditioner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def build_mri_problem(
@@ -141,7 +137,7 @@ def reweighted_sense(
     # In units of the image, so that a scan of any scale gives the same.
     unit = float(np.abs(adjoint).max()) or 1.0
     # The diagonal of AᴴA is the share of samples where the maps have unit norm.
-    mean_density = np.float32(np.mean(op.mask))
+    mean_density = float(np.mean(op.mask))
     density = sampling_density(op.csm, op.mask) if op.mask.ndim == 1 else None
     # Each pass solves for the change of x, from zero: what is left of the data is carried along,
     # which spares each later pass an application of AᴴA.
@@ -155,9 +151,9 @@ def reweighted_sense(
 
         goal = left - (1 - CARRIED) * penalty * x
         precondition = (
-            _diagonal(penalty, mean_density)
+            diagonal(penalty, mean_density)
             if density is None
-            else _circulant(penalty, seen, density, mean_density)
+            else circulant_of_pixels(penalty[None], seen, density, mean_density)
         )
         change, unsolved = iterate(normal, goal, None, n_iterations, precondition)
         left = left - (goal - unsolved - penalty * change)
@@ -173,32 +169,6 @@ def _penalty(parts: NDArray[np.float32], noise_level: float, blur: float) -> NDA
     weight = min(RELATIVE_ERROR + NOISE_WEIGHT * (noise_level / bright) ** 2, LARGEST_WEIGHT)
     penalty: NDArray[np.float32] = np.float32(weight) / expected**2
     return np.repeat(penalty[..., None], 2, axis=-1)
-
-
-def _diagonal(penalty: NDArray[np.float32], mean_density: np.float32) -> Preconditioner:
-    inverse = np.reciprocal(mean_density + penalty)
-    return lambda v: v * inverse
-
-
-def _circulant(
-    penalty: NDArray[np.float32],
-    seen: NDArray[np.float32],
-    density: NDArray[np.float32],
-    mean_density: np.float32,
-) -> Preconditioner:
-    """Precondition as `preconditioner.circulant`, with fast transforms of complex images."""
-    light = np.abs(seen[0]) + np.float32(TINY)
-    typical = np.float32(np.sum(penalty * light) / np.sum(light))
-    scale = np.sqrt((mean_density + typical) / (mean_density + penalty))
-    inverse = np.reciprocal(density + typical)
-
-    def apply(v: NDArray[np.float32]) -> NDArray[np.float32]:
-        spectrum = scipy.fft.fft((scale * v).view(np.complex64)[..., 0], axis=-1)
-        solved: NDArray[np.complex64] = scipy.fft.ifft(spectrum * inverse, axis=-1)
-        parts: NDArray[np.float32] = scale * solved[..., None].view(np.float32)
-        return parts
-
-    return apply
 
 
 def _tables(

@@ -25,6 +25,8 @@ TYPICAL_DIAGONAL = 0.3
 """Of AᴴA: between 1 / R of an accelerated scan and 1 of filtered CT."""
 TINY = 1e-9
 
+Preconditioner = Callable[[Array], Array]
+
 
 def sampling_density(csm: NDArray[np.complex64], mask: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the share of each frequency along the phase encode that the samples hold.
@@ -71,15 +73,15 @@ def half_transforms(padded_width: int) -> tuple[NDArray[np.float32], NDArray[np.
     return (scale * np.cos(angle)).astype(np.float32), (scale * np.sin(angle)).astype(np.float32)
 
 
-def diagonal(weight: Array) -> Callable[[Array], Array]:
-    """Return r → r / (a typical diagonal of AᴴA + λ), for λ `(B, 2, H, W)`."""
-    inverse = 1 / (TYPICAL_DIAGONAL + weight)
+def diagonal(weight: Array, of_gram: float = TYPICAL_DIAGONAL) -> Preconditioner:
+    """Return r → r / (`of_gram` + λ), for λ in the shape of r and the diagonal of AᴴA."""
+    inverse = 1 / (of_gram + weight)
     return lambda residual: residual * inverse
 
 
 def circulant(
     weight: Array, light: Array, density: Array, cosines: Array, sines: Array
-) -> Callable[[Array], Array]:
+) -> Preconditioner:
     """Return r → S Fᴴ (D + λ̄)⁻¹ F S r on folded rows, `(B, 4, H, W/2)`.
 
     F is the DFT along the row, D the sampling density, λ̄ a typical λ and
@@ -97,12 +99,7 @@ def circulant(
         `(W/2, W/2)`, of `half_transforms`.
     """
     xp = array_namespace(weight)
-    light = xp.abs(light) + TINY
-    over = (1, 2, 3)
-    typical = xp.sum(weight * light, axis=over, keepdims=True) / xp.sum(
-        light, axis=over, keepdims=True
-    )
-    scale = xp.sqrt((TYPICAL_DIAGONAL + typical) / (TYPICAL_DIAGONAL + weight))
+    typical, scale = _typical(weight, light, TYPICAL_DIAGONAL)
     inverse = 1 / (density[:, None] + typical)
     plus, minus = inverse[:, :, :1], inverse[:, :, 1:]
     # Halves, for the two transforms there and back are twice the DFT.
@@ -121,3 +118,43 @@ def circulant(
         return scale * xp.concat([even - odd, even + odd], axis=1)
 
     return apply
+
+
+def circulant_of_pixels(
+    weight: NDArray[np.float32],
+    light: NDArray[np.float32],
+    density: NDArray[np.float32],
+    of_gram: float,
+) -> Preconditioner:
+    """Return the map of `circulant` for complex images, by fast transforms.
+
+    Parameters
+    ----------
+    weight, light
+        As there, `(1, H, W, 2)`: the last axis has the real and imaginary parts.
+    density
+        `(W,)`, of `sampling_density`.
+    of_gram
+        The diagonal of AᴴA.
+    """
+    typical, scale = _typical(weight, light, of_gram)
+    inverse = 1 / (density + typical[..., 0])
+
+    def apply(residual: NDArray[np.float32]) -> NDArray[np.float32]:
+        spectrum = scipy.fft.fft((scale * residual).view(np.complex64)[..., 0], axis=-1)
+        solved: NDArray[np.complex64] = scipy.fft.ifft(spectrum * inverse, axis=-1)
+        parts: NDArray[np.float32] = scale * solved[..., None].view(np.float32)
+        return parts
+
+    return apply
+
+
+def _typical(weight: Array, light: Array, of_gram: float) -> tuple[Array, Array]:
+    """Return the mean of λ over the light, and S of `circulant`."""
+    xp = array_namespace(weight)
+    light = xp.abs(light) + TINY
+    over = (1, 2, 3)
+    typical = xp.sum(weight * light, axis=over, keepdims=True) / xp.sum(
+        light, axis=over, keepdims=True
+    )
+    return typical, xp.sqrt((of_gram + typical) / (of_gram + weight))

@@ -304,14 +304,16 @@ def summary(scores: Sequence[ImageScores]) -> dict[str, Any]:
 def earlier_peers(case: str, now: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
     """Return the numbers of an earlier run for the methods that would do the same again.
 
-    None of them where that run lacks the case or its classical images score otherwise: its scans or
-    their preparation were others. Not those that are tuned otherwise now.
+    None of them where that run lacks the case or its untreated images score otherwise: its scans or
+    their preparation were others. Of an image to be denoised the peers take the classical one, which
+    must be the same, too. Not those that are tuned otherwise now.
     """
     from peers import tuned
 
     if not earlier:
         return {}
-    pairs = [(now[name]["psnr_db_slices"], earlier[name]["psnr_db_slices"]) for name in BASELINES]
+    given = BASELINES if case.startswith("denoise") else BASELINES[:1]
+    pairs = [(now[name]["psnr_db_slices"], earlier[name]["psnr_db_slices"]) for name in given]
     if not all(len(a) == len(b) and np.allclose(a, b, atol=0.02) for a, b in pairs):
         return {}
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,6 +15,7 @@ from ldmpir_edge.physics.fbp import (
     fbp,
     hann_ramp_kernel,
     redundancy_weights,
+    view_range,
     view_weights,
 )
 from ldmpir_edge.physics.geometry import RadonGeometry
@@ -21,15 +23,21 @@ from ldmpir_edge.physics.noise import estimate_photons, line_integral_variance
 from ldmpir_edge.physics.padding import padded_size, to_planes
 from ldmpir_edge.physics.problem import HU_OFFSET, HU_SCALE, Family, Problem
 from ldmpir_edge.physics.radon import RadonOp
-from ldmpir_edge.physics.rays import ray_tables
+from ldmpir_edge.physics.rays import ray_tables, sparse_gram
 from ldmpir_edge.physics.rebin import rebin_to_parallel
-from ldmpir_edge.physics.toeplitz import adjoint_scale, toeplitz_tables
+from ldmpir_edge.physics.toeplitz import adjoint_scale, convolution, toeplitz_tables
+from ldmpir_edge.physics.total_variation import reweighted_total_variation
 
 LEAST_REACH = 0.25
 """Detectors must reach this share of the circle within the image, or a unit is wrong."""
 LEAST_BALANCE = 0.75
 """And to the one side this share of what they reach to the other."""
 FULL_REACH = 0.95
+
+N_ITERATIONS = 4
+"""Conjugate-gradient iterations in each pass of the classical estimate."""
+N_ITERATIONS_LIMITED = 12
+"""The same where a wedge of angles is missing, which is slow to fill: 24.9 → 26.0 dB at 120°."""
 
 MAX_RAY_TABLE_ENTRIES = 220_000_000
 """A fan scan with more table entries than this (1.3 GB: 120 views at 512 × 512) is rebinned to
@@ -71,9 +79,11 @@ def build_ct_problem(
         the largest eigenvalue of Aᵀ r F r A, the measurement model is A' = F^½ r A / √λ. `b` is
         Aᵀ r F r y / λ (for `toeplitz` with the interpolating back-projection in Aᵀ's place);
         `noise_level` the root mean square of the noise in F^½ r y / √λ, so that ‖A'x − y'‖² of
-        the true x is near `n_measurements` · `noise_level`²; `x1` the filtered back-projection.
+        the true x is near `n_measurements` · `noise_level`²; `untreated` the filtered
+        back-projection; `x1` what minimises ½ ‖A'x − y'‖² + `noise_level` · TV(x) over x ≥ 0,
+        approached from it.
         The grid is padded to multiples of 16 around the image, whose place in it is `crop`
-        (fans: to a square); x1 and b are computed on the whole grid, so the padding holds
+        (fans: to a square); the images are computed on the whole grid, so the padding holds
         whatever the scan saw there.
 
     Raises
@@ -108,9 +118,15 @@ def build_ct_problem(
         ) * np.float32(adjoint_scale(geometry, pixel_spacing_mm) / model.norm)
     else:
         b = model.op.adjoint(model.row_scale * filtered) / np.float32(model.norm)
-    x1 = fbp(y, geometry, model.op.domain_shape, pixel_spacing_mm, center_mm=model.op.center_mm)
+    untreated = fbp(
+        y, geometry, model.op.domain_shape, pixel_spacing_mm, center_mm=model.op.center_mm
+    )
     variance = line_integral_variance(line_integrals, photons) * model.row_scale**2
     gain = model.taps[0] / (model.norm * (2 * mu_water_per_mm) ** 2)
+    noise_level = float(np.sqrt(gain * variance.mean(dtype=np.float64)))
+    x1 = reweighted_total_variation(
+        model.gram, b, untreated, noise_level, n_iterations=model.n_iterations, lowest=0.0
+    )
     energy = np.vdot(weighted.astype(np.float64), filtered.astype(np.float64)) / model.norm
     return Problem(
         family=model.family,
@@ -118,13 +134,14 @@ def build_ct_problem(
         modality="ct",
         b=to_planes(b),
         x1=to_planes(x1),
-        noise_level=float(np.sqrt(gain * variance.mean(dtype=np.float64))),
+        noise_level=noise_level,
         tables=dict(model.tables),
         scale=HU_SCALE,
         offset=HU_OFFSET,
         crop=model.crop,
         measurement_energy=float(energy),
         n_measurements=line_integrals.size,
+        untreated=to_planes(untreated),
     )
 
 
@@ -182,7 +199,10 @@ def view_note(
 
 @dataclass(frozen=True)
 class _Model:
-    """What depends on the scan's geometry alone; `norm` is λ, the scale of AᵀF A, in mm."""
+    """What depends on the scan's geometry alone; `norm` is λ, the scale of AᵀF A, in mm.
+
+    `gram` is the normal operator on `(H, W)` float32 images.
+    """
 
     family: Family
     op: RadonOp
@@ -191,6 +211,8 @@ class _Model:
     taps: NDArray[np.float64]
     norm: float
     tables: dict[str, NDArray[np.generic]]
+    gram: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    n_iterations: int
 
 
 @lru_cache(maxsize=2)
@@ -215,11 +237,18 @@ def _prepare(
             "dft_w": toeplitz.dft_w,
         }
         norm = toeplitz.norm * adjoint_scale(geometry, pixel_spacing_mm)
-        return _Model("toeplitz", op, crop, row_scale, taps, norm, tables)
+        gram = convolution(toeplitz.kernel)
+        closes = view_range(geometry.angles_rad, np.pi)[2]
+        n_iterations = N_ITERATIONS if closes else N_ITERATIONS_LIMITED
+        return _Model("toeplitz", op, crop, row_scale, taps, norm, tables, gram, n_iterations)
     weights = view_weights(geometry.angles_rad, 2 * np.pi)[:, None] * redundancy_weights(geometry)
     row_scale = np.sqrt(weights * np.cos(geometry.fan_angles_rad)).astype(np.float32)
     rays, norm = ray_tables(op, row_scale, taps)
-    return _Model("rays", op, crop, row_scale, taps, norm, rays)
+    # The norm is shared between both weights; the adjoint's table serves for both products here.
+    gram = sparse_gram(
+        rays["adjoint_index"], rays["adjoint_weight"], rays["filter"], geometry.n_views
+    )
+    return _Model("rays", op, crop, row_scale, taps, norm, rays, gram, N_ITERATIONS)
 
 
 def grid_center_mm(

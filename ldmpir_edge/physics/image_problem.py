@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ldmpir_edge.errors import ScanDataError
+from ldmpir_edge.physics.conjugate_gradient import iterate
 from ldmpir_edge.physics.image_noise import (
     estimate_noise_level,
     rician_noise_level,
     without_rician_bias,
 )
+from ldmpir_edge.physics.linear_op import Array
 from ldmpir_edge.physics.padding import pad_image, to_planes
 from ldmpir_edge.physics.problem import HU_OFFSET, HU_SCALE, Modality, Problem, mr_scaling
 from ldmpir_edge.physics.superresolution import decimation_matrix
+from ldmpir_edge.physics.total_variation import reweighted_total_variation
+
+SUPERRESOLUTION_WEIGHT = 5e-4
+"""Of total variation. From 1e-4 to 1e-3 the image hardly differs, noise or none: what is missing
+decides."""
+SUPERRESOLUTION_ITERATIONS = 6
+INPAINTING_ITERATIONS = 12
+"""With a third of the pixels missing, 10 give what 60 give."""
 
 
 def build_denoise_problem(
@@ -58,7 +70,9 @@ def build_inpaint_problem(
     filled = fill_missing(scaled, known)
     level = 1e-3 if noise_level is None else noise_level / scale
     mask = known.astype(np.float32)
-    return _pointwise(scaled, mask, filled, "inpaint", modality, level, scale, offset)
+    smooth = flatten_missing(filled, known)
+    problem = _pointwise(scaled, mask, smooth, "inpaint", modality, level, scale, offset)
+    return replace(problem, untreated=pad_image(to_planes(filled)))
 
 
 def build_superresolution_problem(
@@ -86,7 +100,15 @@ def build_superresolution_problem(
     left, right = left / np.sqrt(norm), right / np.sqrt(norm)
     y = scaled / norm
     b = left.T @ y @ right
-    x1 = ndimage.zoom(scaled, factor, order=3, mode="nearest", grid_mode=True)
+    untreated = ndimage.zoom(scaled, factor, order=3, mode="nearest", grid_mode=True)
+    rows, columns = ((m.T @ m).astype(np.float32) for m in (left, right))
+    x1 = reweighted_total_variation(
+        lambda x: rows @ x @ columns,
+        b.astype(np.float32),
+        untreated.astype(np.float32),
+        SUPERRESOLUTION_WEIGHT,
+        n_iterations=SUPERRESOLUTION_ITERATIONS,
+    )
     level = estimate_noise_level(scaled) if noise_level is None else noise_level / scale
     csm = np.ones((1, height, width), np.complex64)
     padded = pad_image(to_planes(csm))
@@ -108,6 +130,7 @@ def build_superresolution_problem(
         crop=(0, 0, height, width),
         measurement_energy=float(np.sum(y**2)),
         n_measurements=y.size,
+        untreated=pad_image(to_planes(untreated)),
     )
 
 
@@ -134,6 +157,36 @@ def fill_missing(image: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArra
         missing &= ~reached
         width *= 2
     return filled
+
+
+def flatten_missing(filled: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Bend what fills unknown pixels as little as the known ones allow: minimise Σ |Δx|².
+
+    By conjugate gradients from the filled `(H, W)` image; known pixels keep their values.
+
+    Source: Chui and Mhaskar, "MRA contextual-recovery extension of smooth functions on manifolds",
+    ACHA 28(1), 2010 (biharmonic inpainting).
+    """
+    free = (~known).astype(np.float32)
+
+    def bend(v: Array) -> Array:
+        return _laplacian(_laplacian(v[0, 0] * free))[None, None] * free
+
+    pull = -_laplacian(_laplacian(filled)) * free
+    change, _ = iterate(bend, pull[None, None], None, INPAINTING_ITERATIONS)
+    flat: NDArray[np.float32] = filled + change[0, 0]
+    return flat
+
+
+def _laplacian(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sum the differences to the four neighbours; there are none across the image's edges."""
+    change = np.zeros_like(x)
+    down, right = x[1:] - x[:-1], x[:, 1:] - x[:, :-1]
+    change[:-1] += down
+    change[1:] -= down
+    change[:, :-1] += right
+    change[:, 1:] -= right
+    return change
 
 
 def _pointwise(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmpir_edge.physics.fbp import convolve_detectors
 from ldmpir_edge.physics.power_iteration import largest_eigenvalue
 from ldmpir_edge.physics.radon import BLOCK_SIZE, RadonOp
 
@@ -56,16 +55,13 @@ def ray_tables(
     adjoint_index, adjoint_weight = _adjoint_tables(
         op, forward_index, forward_fraction, forward_weight
     )
-    adjoint = _as_matrix(adjoint_index, adjoint_weight, n_views * n_detectors)
-
-    def gram(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        sinogram = (adjoint.T @ x.reshape(-1).astype(np.float32))[:-1]
-        filtered = convolve_detectors(sinogram.reshape(op.range_shape), taps)
-        back = adjoint @ np.append(filtered, np.float32(0))
-        image: NDArray[np.float64] = back.reshape(x.shape).astype(np.float64)
-        return image
-
-    norm = largest_eigenvalue(gram, op.domain_shape, N_POWER_ITERATIONS)
+    ramp = taps[lag].astype(np.float32)
+    gram = sparse_gram(adjoint_index, adjoint_weight, ramp, n_views)
+    norm = largest_eigenvalue(
+        lambda x: gram(x.astype(np.float32)).astype(np.float64),
+        op.domain_shape,
+        N_POWER_ITERATIONS,
+    )
     scale = np.float32(1 / np.sqrt(norm))
     tables: dict[str, NDArray[np.generic]] = {
         "forward_index": forward_index,
@@ -73,9 +69,29 @@ def ray_tables(
         "forward_weight": forward_weight * scale,
         "adjoint_index": adjoint_index,
         "adjoint_weight": adjoint_weight * scale,
-        "filter": taps[lag].astype(np.float32),
+        "filter": ramp,
     }
     return tables, norm
+
+
+def sparse_gram(
+    adjoint_index: NDArray[Any],
+    adjoint_weight: NDArray[Any],
+    ramp: NDArray[Any],
+    n_views: int,
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """Return what the tables tabulate, for `(H, W)` float32 images, by sparse products.
+
+    `ramp` is the table `filter`. No copy of the adjoint's tables is made.
+    """
+    adjoint = _as_matrix(adjoint_index, adjoint_weight, n_views * len(ramp))
+
+    def gram(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        sinogram = (adjoint.T @ x.reshape(-1))[:-1].reshape(n_views, -1)
+        back: NDArray[np.float32] = adjoint @ np.append(sinogram @ ramp, np.float32(0))
+        return back.reshape(x.shape)
+
+    return gram
 
 
 def _as_matrix(index: NDArray[np.int32], weight: NDArray[np.float32], n_rays: int) -> csr_array:

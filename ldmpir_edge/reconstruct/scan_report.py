@@ -37,7 +37,13 @@ HEADINGS: dict[Task, str] = {
     "inpaint": "Input, filled in",
     "super-resolve": "Input, interpolated",
 }
-CLASSICAL: dict[Task, str] = {"mri": "CG-SENSE", "denoise": "Input, noise bias reduced"}
+CLASSICAL: dict[Task, str] = {
+    "mri": "CG-SENSE",
+    "ct": "Total variation",
+    "denoise": "Input, noise bias reduced",
+    "inpaint": "Biharmonic",
+    "super-resolve": "Total variation",
+}
 """Where the classical image is another than the one untreated."""
 OURS = "LDM-PIR"
 SCORED = ("unreconstructed", "classical", "ours")

@@ -29,13 +29,22 @@ def test_peers_of_an_earlier_run_are_taken():
     assert quality.earlier_peers(case, now, earlier) == {"sigpy TV": same}
 
 
-@pytest.mark.parametrize("classical", [row(30.0), row(30.0, 31.1)])
-def test_those_of_other_scans_are_not(classical):
-    now = {"untreated": row(20.0, 21.0), "classical": row(30.0, 31.0)}
-    case = "MRI 8 coils, R=8 random"
-    same = {**row(38.0), "parameters": peers.tuned(case, "sigpy TV")}
-    assert quality.earlier_peers(case, now, {**now, "sigpy TV": same}) == {"sigpy TV": same}
-    assert quality.earlier_peers(case, now, {**now, "classical": classical, "sigpy TV": same}) == {}
+@pytest.mark.parametrize("other", [row(30.0), row(30.0, 31.1)])
+@pytest.mark.parametrize(
+    ("case", "peer", "given"),
+    [
+        ("MRI 8 coils, R=8 random", "sigpy TV", {"untreated"}),
+        # Peers take the classical image, which is free of the Rician bias.
+        ("denoise MR, 5 %", "TV", {"untreated", "classical"}),
+    ],
+)
+def test_those_of_other_scans_are_not(other, case, peer, given):
+    now = {"untreated": row(30.0, 31.0), "classical": row(30.0, 31.0)}
+    same = {peer: {**row(38.0), "parameters": peers.tuned(case, peer)}}
+    assert quality.earlier_peers(case, now, {**now, **same}) == same
+    for baseline in now:
+        expected = {} if baseline in given else same
+        assert quality.earlier_peers(case, now, {**now, baseline: other, **same}) == expected
     assert quality.earlier_peers(case, now, {}) == {}
 
 

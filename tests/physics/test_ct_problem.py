@@ -199,3 +199,16 @@ def test_unusable_input_is_refused():
         build_ct_problem(good, geometry, (16, 16), 1.0, mu_water_per_mm=-1.0)
     with pytest.raises(ScanDataError, match="photons is 0"):
         build_ct_problem(good, geometry, (16, 16), 1.0, mu_water_per_mm=MU_WATER, photons=0.0)
+
+
+@pytest.mark.parametrize("name", sorted(SCANS))
+def test_the_classical_image_is_nearer_to_the_object_than_what_it_is_made_from(name):
+    """And has nothing lighter than air."""
+    problem = problem_of(name)
+    truth = crop(true_planes(problem), problem)
+    error, untreated = (
+        np.linalg.norm(crop(planes, problem) - truth) for planes in (problem.x1, problem.untreated)
+    )
+    assert error < 0.8 * untreated
+    assert problem.x1.min() == 0
+    assert residual_energy(problem, problem.x1) < 0.01 * problem.measurement_energy

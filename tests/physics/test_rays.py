@@ -8,7 +8,7 @@ from ldmpir_edge.physics.fbp import convolve_detectors, ramp_kernel
 from ldmpir_edge.physics.geometry import RadonGeometry
 from ldmpir_edge.physics.normal import gram_rays
 from ldmpir_edge.physics.radon import RadonOp
-from ldmpir_edge.physics.rays import ray_tables
+from ldmpir_edge.physics.rays import ray_tables, sparse_gram
 
 SCANS = {
     "flat": RadonGeometry(
@@ -49,6 +49,11 @@ def test_gathering_equals_projecting(name, rng):
     result = gram_rays(images.astype(np.float32), tables)
     np.testing.assert_allclose(result, expected, atol=2e-5 * np.abs(expected).max())
     torch_tables = {key: torch.from_numpy(value) for key, value in tables.items()}
+    sparse = sparse_gram(
+        tables["adjoint_index"], tables["adjoint_weight"], tables["filter"], op.range_shape[0]
+    )
+    by_products = sparse(images[0, 0].astype(np.float32))
+    np.testing.assert_allclose(by_products, expected[0, 0], atol=2e-5 * np.abs(expected).max())
     in_torch = gram_rays(torch.from_numpy(images.astype(np.float32)), torch_tables)
     np.testing.assert_allclose(in_torch.numpy(), expected, atol=2e-5 * np.abs(expected).max())
 

@@ -10,7 +10,12 @@ from ldmpir_edge.physics.fbp import fbp, hann_ramp_kernel
 from ldmpir_edge.physics.geometry import RadonGeometry
 from ldmpir_edge.physics.normal import gram_toeplitz
 from ldmpir_edge.physics.radon import RadonOp
-from ldmpir_edge.physics.toeplitz import ToeplitzTables, point_spread, toeplitz_tables
+from ldmpir_edge.physics.toeplitz import (
+    ToeplitzTables,
+    convolution,
+    point_spread,
+    toeplitz_tables,
+)
 
 
 def scan(n_views, pitch_mm, size_mm):
@@ -86,6 +91,8 @@ def test_engine_tables_are_the_convolution_with_the_point_spread(rng):
     psf = np.fft.fftshift(point_spread(geometry, shape, 1.0))[1:, 1:]
     expected = fftconvolve(image, psf, mode="full")[15:31, 31:63] / tables.norm
     np.testing.assert_allclose(gram(image, tables), expected, atol=2e-6)
+    by_transforms = convolution(tables.kernel)(image.astype(np.float32))
+    np.testing.assert_allclose(by_transforms, expected, atol=2e-6)
 
 
 def test_tables_have_the_engines_shapes():

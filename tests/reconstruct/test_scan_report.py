@@ -128,9 +128,9 @@ def test_a_ct_report_shows_the_sinogram_and_hounsfield_units(tmp_path, faked):
         assert_shows(page, 0, "measured", file["sinogram"][0])
     assert_shows(page, 0, "ours", pieces[0].image)
     assert_shows(page, 0, "reference", hu[0])
-    # FBP is the classical image: it is shown once.
     headings = [panel["heading"] for panel in page.data["panels"]]
-    assert headings[:4] == ["Filtered back-projection", "LDM-PIR", "Reference", "Sinogram"]
+    assert headings[:3] == ["Filtered back-projection", "Total variation", "LDM-PIR"]
+    assert headings[3:5] == ["Reference", "Sinogram"]
     assert page.data["unit"] == "HU"
     assert page.data["window"] == [-160, 240]
     assert page.data["slices"][0]["captions"]["measured"] == "60 views, 56 detectors"

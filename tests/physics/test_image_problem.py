@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ellipses import pixelated
+from skimage.restoration import inpaint_biharmonic
+
+from ldmpir_edge.physics.image_problem import (
+    build_inpaint_problem,
+    build_superresolution_problem,
+    fill_missing,
+    flatten_missing,
+)
+from ldmpir_edge.physics.superresolution import BlurDecimateOp
+
+
+def smooth_image(shape):
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    return (1 + np.sin(rows / 5) * np.cos(columns / 7)).astype(np.float32)
+
+
+def test_missing_pixels_bend_as_little_as_those_of_another_library(rng):
+    image = smooth_image((40, 48))
+    known = rng.random(image.shape) > 0.3
+    # At the edges scikit-image has other differences.
+    known[:3] = known[-3:] = known[:, :3] = known[:, -3:] = True
+    filled = fill_missing(np.where(known, image, 0), known)
+    flat = flatten_missing(filled, known)
+    expected = inpaint_biharmonic(image, ~known)
+    np.testing.assert_array_equal(flat[known], image[known])
+    assert np.linalg.norm(flat - expected) < 0.02 * np.linalg.norm(filled - expected)
+    assert np.linalg.norm(flat - image) < 0.1 * np.linalg.norm(filled - image)
+
+
+def test_large_holes_are_no_worse_for_being_bent(rng):
+    image = smooth_image((64, 64))
+    known = np.ones(image.shape, bool)
+    known[10:40, 20:44] = False
+    filled = fill_missing(np.where(known, image, 0), known)
+    flat = flatten_missing(filled, known)
+    assert np.linalg.norm(flat - image) < np.linalg.norm(filled - image)
+
+
+def test_the_start_of_inpainting_and_what_it_was_made_from(rng):
+    image = 300 * smooth_image((32, 32))
+    known = rng.random(image.shape) > 0.3
+    problem = build_inpaint_problem(image, known, "mr")
+    filled = fill_missing(np.where(known, image, 0), known)
+    np.testing.assert_allclose(problem.untreated[0] * problem.scale, filled, rtol=1e-4)
+    np.testing.assert_allclose(
+        problem.x1[0] * problem.scale, flatten_missing(filled, known), rtol=1e-3, atol=0.1
+    )
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_classical_enlargement_is_sharper_than_interpolation(factor, noise, rng):
+    truth = pixelated((96, 96), 1.0).astype(np.float32) * 50
+    coarse = BlurDecimateOp(truth.shape, factor).forward(truth.astype(np.float64))
+    coarse += noise * rng.standard_normal(coarse.shape)
+    problem = build_superresolution_problem(coarse.astype(np.float32), factor, "mr")
+    error, interpolated = (
+        np.linalg.norm(planes[0] * problem.scale - truth)
+        for planes in (problem.x1, problem.untreated)
+    )
+    assert error < 0.85 * interpolated

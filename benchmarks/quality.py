@@ -9,11 +9,11 @@ PSNR and SSIM: magnitude with the reference's maximum as range for MRI; [-1000, 
 Means over slices with 95 % bootstrap intervals, and 5th percentiles: few slices, of few patients,
 say less about the next patient than the intervals do.
 
-"Classical" is what the appliance falls back to: CG-SENSE with a magnitude prior, FBP, the noisy
-image (a magnitude without its Rician bias), its Gaussian filling, or the cubic interpolation. With
+"Classical" is what the appliance falls back to: least squares with priors of magnitude (MRI) and of
+few edges, the noisy image (a magnitude without its Rician bias), or its biharmonic filling. With
 --peers, the published methods that `tune_peers.py` has tuned for a case on training slices (or for
 one like it: `peers.TUNED_AS`; or that have nothing to tune) run, too. `--peers-from` takes the
-numbers of those with the same parameters from an earlier run where its classical images score the
+numbers of those with the same parameters from an earlier run where what they are given scores the
 same, since they do not hang on the bundle, and runs the others.
 """
 
@@ -305,8 +305,8 @@ def earlier_peers(case: str, now: dict[str, Any], earlier: dict[str, Any]) -> di
     """Return the numbers of an earlier run for the methods that would do the same again.
 
     None of them where that run lacks the case or its untreated images score otherwise: its scans or
-    their preparation were others. Of an image to be denoised the peers take the classical one, which
-    must be the same, too. Not those that are tuned otherwise now.
+    their preparation were others. Of an image to be denoised the peers take the classical one,
+    which must be the same, too. Not those that are tuned otherwise now.
     """
     from peers import tuned
 

@@ -26,7 +26,7 @@ from ldmpir_edge.physics.radon import RadonOp
 from ldmpir_edge.physics.rays import ray_tables, sparse_gram
 from ldmpir_edge.physics.rebin import rebin_to_parallel
 from ldmpir_edge.physics.toeplitz import adjoint_scale, convolution, toeplitz_tables
-from ldmpir_edge.physics.total_variation import reweighted_total_variation
+from ldmpir_edge.physics.total_variation import lagged_diffusivity
 
 LEAST_REACH = 0.25
 """Detectors must reach this share of the circle within the image, or a unit is wrong."""
@@ -38,6 +38,10 @@ N_ITERATIONS = 4
 """Conjugate-gradient iterations in each pass of the classical estimate."""
 N_ITERATIONS_LIMITED = 12
 """The same where a wedge of angles is missing, which is slow to fill: 24.9 → 26.0 dB at 120°."""
+MISSING_WEDGE_RAD = np.pi / 12
+LEAST_WEIGHT = 2e-3
+"""Of total variation, where there is hardly any noise: few views and the pixels' size leave an
+error, too. Without it 60 views of 10⁸ photons come out at 29.3 dB, with it at 33.7."""
 
 MAX_RAY_TABLE_ENTRIES = 220_000_000
 """A fan scan with more table entries than this (1.3 GB: 120 views at 512 × 512) is rebinned to
@@ -79,9 +83,9 @@ def build_ct_problem(
         the largest eigenvalue of Aᵀ r F r A, the measurement model is A' = F^½ r A / √λ. `b` is
         Aᵀ r F r y / λ (for `toeplitz` with the interpolating back-projection in Aᵀ's place);
         `noise_level` the root mean square of the noise in F^½ r y / √λ, so that ‖A'x − y'‖² of
-        the true x is near `n_measurements` · `noise_level`²; `untreated` the filtered
-        back-projection; `x1` what minimises ½ ‖A'x − y'‖² + `noise_level` · TV(x) over x ≥ 0,
-        approached from it.
+        the true x is near `n_measurements` · `noise_level`²; `unreconstructed` the filtered
+        back-projection; `x1` goes from there towards what minimises
+        ½ ‖A'x − y'‖² + `noise_level` · TV(x), and is nowhere negative.
         The grid is padded to multiples of 16 around the image, whose place in it is `crop`
         (fans: to a square); the images are computed on the whole grid, so the padding holds
         whatever the scan saw there.
@@ -118,14 +122,19 @@ def build_ct_problem(
         ) * np.float32(adjoint_scale(geometry, pixel_spacing_mm) / model.norm)
     else:
         b = model.op.adjoint(model.row_scale * filtered) / np.float32(model.norm)
-    untreated = fbp(
+    unreconstructed = fbp(
         y, geometry, model.op.domain_shape, pixel_spacing_mm, center_mm=model.op.center_mm
     )
     variance = line_integral_variance(line_integrals, photons) * model.row_scale**2
     gain = model.taps[0] / (model.norm * (2 * mu_water_per_mm) ** 2)
     noise_level = float(np.sqrt(gain * variance.mean(dtype=np.float64)))
-    x1 = reweighted_total_variation(
-        model.gram, b, untreated, noise_level, n_iterations=model.n_iterations, lowest=0.0
+    x1 = lagged_diffusivity(
+        model.gram,
+        b,
+        unreconstructed,
+        max(noise_level, LEAST_WEIGHT),
+        n_iterations=model.n_iterations,
+        lowest=0.0,
     )
     energy = np.vdot(weighted.astype(np.float64), filtered.astype(np.float64)) / model.norm
     return Problem(
@@ -141,7 +150,7 @@ def build_ct_problem(
         crop=model.crop,
         measurement_energy=float(energy),
         n_measurements=line_integrals.size,
-        untreated=to_planes(untreated),
+        unreconstructed=to_planes(unreconstructed),
     )
 
 
@@ -238,8 +247,7 @@ def _prepare(
         }
         norm = toeplitz.norm * adjoint_scale(geometry, pixel_spacing_mm)
         gram = convolution(toeplitz.kernel)
-        closes = view_range(geometry.angles_rad, np.pi)[2]
-        n_iterations = N_ITERATIONS if closes else N_ITERATIONS_LIMITED
+        n_iterations = _n_iterations(geometry)
         return _Model("toeplitz", op, crop, row_scale, taps, norm, tables, gram, n_iterations)
     weights = view_weights(geometry.angles_rad, 2 * np.pi)[:, None] * redundancy_weights(geometry)
     row_scale = np.sqrt(weights * np.cos(geometry.fan_angles_rad)).astype(np.float32)
@@ -248,7 +256,16 @@ def _prepare(
     gram = sparse_gram(
         rays["adjoint_index"], rays["adjoint_weight"], rays["filter"], geometry.n_views
     )
-    return _Model("rays", op, crop, row_scale, taps, norm, rays, gram, N_ITERATIONS)
+    return _Model("rays", op, crop, row_scale, taps, norm, rays, gram, _n_iterations(geometry))
+
+
+def _n_iterations(geometry: RadonGeometry) -> int:
+    # A fan has seen every line from half a turn and its opening on; less than half a turn is a
+    # wedge missing whatever its opening.
+    period = 2 * np.pi if geometry.is_fan else np.pi
+    covered = view_range(geometry.angles_rad, period)[1]
+    is_limited = covered < np.pi - MISSING_WEDGE_RAD
+    return N_ITERATIONS_LIMITED if is_limited else N_ITERATIONS
 
 
 def grid_center_mm(

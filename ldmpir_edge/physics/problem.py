@@ -50,7 +50,7 @@ class Problem:
         without y itself.
     n_measurements
         Number of real values in y.
-    untreated
+    unreconstructed
         `(2, H, W)` float32, what x1 was made from: a filtered back-projection, an interpolated
         image. None where that is b or x1.
     """
@@ -67,7 +67,7 @@ class Problem:
     crop: tuple[int, int, int, int] | None = None
     measurement_energy: float | None = None
     n_measurements: int = 0
-    untreated: NDArray[np.float32] | None = field(default=None, repr=False)
+    unreconstructed: NDArray[np.float32] | None = field(default=None, repr=False)
 
     @property
     def condition(self) -> NDArray[np.float32]:

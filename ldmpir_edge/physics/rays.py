@@ -102,7 +102,8 @@ def _as_matrix(index: NDArray[np.int32], weight: NDArray[np.float32], n_rays: in
     from scipy.sparse import csr_array  # slow to import, and needed for fan beams only
 
     n_pixels, width = index.shape
-    rows = np.arange(0, index.size + 1, width)
+    # Of the indices' own type: scipy would copy them to make both alike.
+    rows = np.arange(0, index.size + 1, width, dtype=index.dtype)
     return csr_array((weight.reshape(-1), index.reshape(-1), rows), (n_pixels, n_rays + 1))
 
 

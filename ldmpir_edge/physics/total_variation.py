@@ -11,7 +11,7 @@ from ldmpir_edge.physics.conjugate_gradient import iterate
 from ldmpir_edge.physics.linear_op import Array
 from ldmpir_edge.physics.preconditioner import diagonal
 
-EDGES = (0.05, 0.02, 0.01, 0.005)
+SMOOTHING = (0.05, 0.02, 0.01, 0.005)
 """ε of each pass, in units of the scaling contract: differences far above it count as edges. It
 falls, since the streaks of the start would be taken for edges else."""
 OF_GRAM = 0.5
@@ -57,7 +57,7 @@ class EdgePenalty:
         return change
 
 
-def reweighted_total_variation(
+def lagged_diffusivity(
     normal: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     b: NDArray[np.float32],
     start: NDArray[np.float32],
@@ -88,7 +88,7 @@ def reweighted_total_variation(
         x, `(H, W)` float32.
     """
     x = np.maximum(start, np.float32(lowest))
-    for edge in EDGES:
+    for edge in SMOOTHING:
         penalty = EdgePenalty(x, weight, edge)
 
         def system(v: Array, penalty: EdgePenalty = penalty) -> Array:

@@ -295,7 +295,7 @@ def _prepare_sinogram(scan: SinogramScan, index: int) -> PreparedSlice:
     return PreparedSlice(
         problem,
         _real_part(problem),
-        _untreated(problem),
+        _unreconstructed(problem),
         n_views=scan.geometry.n_views,
         notes=() if note is None else (note,),
         measured=sinogram,
@@ -316,7 +316,7 @@ def _prepare_image(scan: ImageScan, index: int, task: Task, factor: int) -> Prep
     is_magnitude = modality == "mr" and not (image < 0).any()
     to_scan = _real_part(problem, lowest=0.0 if is_magnitude else -np.inf)
     measured = None if known is None else known.astype(np.float32)
-    prepared = PreparedSlice(problem, to_scan, _untreated(problem), measured=measured)
+    prepared = PreparedSlice(problem, to_scan, _unreconstructed(problem), measured=measured)
     if np.ptp(image if known is None else image[known]) == 0:
         return replace(prepared, blank=True, notes=(BLANK_NOTE,))
     if task != "denoise" or not is_magnitude:
@@ -327,8 +327,8 @@ def _prepare_image(scan: ImageScan, index: int, task: Task, factor: int) -> Prep
     return replace(prepared, unreconstructed=untreated, notes=(RICIAN_NOTE,))
 
 
-def _untreated(problem: Problem) -> NDArray[np.float32]:
-    return problem.x1 if problem.untreated is None else problem.untreated
+def _unreconstructed(problem: Problem) -> NDArray[np.float32]:
+    return problem.x1 if problem.unreconstructed is None else problem.unreconstructed
 
 
 def _real_part(problem: Problem, lowest: float = -np.inf) -> ToScan:

@@ -207,8 +207,50 @@ def test_the_classical_image_is_nearer_to_the_object_than_what_it_is_made_from(n
     problem = problem_of(name)
     truth = crop(true_planes(problem), problem)
     error, untreated = (
-        np.linalg.norm(crop(planes, problem) - truth) for planes in (problem.x1, problem.untreated)
+        np.linalg.norm(crop(planes, problem) - truth)
+        for planes in (problem.x1, problem.unreconstructed)
     )
     assert error < 0.8 * untreated
     assert problem.x1.min() == 0
     assert residual_energy(problem, problem.x1) < 0.01 * problem.measurement_energy
+
+
+def test_the_classical_image_needs_no_noise_to_be_better():
+    """Few views and the pixels' size leave an error that no photons take away."""
+    problem = problem_of("parallel", photons=1e10)
+    truth = crop(true_planes(problem), problem)
+    both = (problem.x1, problem.unreconstructed)
+    error, before = (np.linalg.norm(crop(planes, problem) - truth) for planes in both)
+    assert error < 0.8 * before
+
+
+@pytest.mark.parametrize(
+    ("kind", "degrees", "n_views", "is_limited"),
+    [
+        ("parallel", 120, 90, True),
+        ("parallel", 180, 12, False),
+        ("parallel", 172, 300, False),
+        ("fan-equidistant", 150, 60, True),
+        ("fan-equidistant", 220, 60, False),
+        ("fan-equidistant", 360, 12, False),
+    ],
+)
+def test_a_missing_wedge_gets_more_iterations(monkeypatch, kind, degrees, n_views, is_limited):
+    fan = {"source_origin_mm": 150.0, "origin_detector_mm": 120.0} if kind != "parallel" else {}
+    geometry = RadonGeometry(
+        kind,
+        np.arange(n_views) * np.radians(degrees) / n_views,
+        60,
+        detector_spacing_mm=1.5,
+        **fan,
+    )
+    given = []
+
+    def watch(gram, b, start, weight, *, n_iterations, lowest):
+        given.append(n_iterations)
+        return start
+
+    monkeypatch.setattr(ct_problem, "lagged_diffusivity", watch)
+    sinogram = np.zeros((n_views, 60), np.float32)
+    build_ct_problem(sinogram, geometry, (32, 32), 1.0, mu_water_per_mm=MU_WATER, photons=1e5)
+    assert given == [12 if is_limited else 4]

@@ -8,7 +8,7 @@ from ldmpir_edge.physics.fbp import convolve_detectors, ramp_kernel
 from ldmpir_edge.physics.geometry import RadonGeometry
 from ldmpir_edge.physics.normal import gram_rays
 from ldmpir_edge.physics.radon import RadonOp
-from ldmpir_edge.physics.rays import ray_tables, sparse_gram
+from ldmpir_edge.physics.rays import _as_matrix, ray_tables, sparse_gram
 
 SCANS = {
     "flat": RadonGeometry(
@@ -56,6 +56,14 @@ def test_gathering_equals_projecting(name, rng):
     np.testing.assert_allclose(by_products, expected[0, 0], atol=2e-5 * np.abs(expected).max())
     in_torch = gram_rays(torch.from_numpy(images.astype(np.float32)), torch_tables)
     np.testing.assert_allclose(in_torch.numpy(), expected, atol=2e-5 * np.abs(expected).max())
+
+
+def test_sparse_products_need_no_copy_of_the_tables(rng):
+    _, _, _, tables, _ = tables_of("flat", rng)
+    index, weight = tables["adjoint_index"], tables["adjoint_weight"]
+    matrix = _as_matrix(index, weight, tables["forward_weight"].size)
+    assert np.shares_memory(matrix.indices, index)
+    assert np.shares_memory(matrix.data, weight)
 
 
 @pytest.mark.parametrize("name", SCANS)

@@ -9,7 +9,7 @@ from ldmpir_edge.physics import mri_problem
 from ldmpir_edge.physics.cartesian import CartesianOp
 from ldmpir_edge.physics.masks import column_mask
 from ldmpir_edge.physics.mri_problem import reweighted_sense
-from ldmpir_edge.physics.total_variation import EDGES, EdgePenalty, reweighted_total_variation
+from ldmpir_edge.physics.total_variation import SMOOTHING, EdgePenalty, lagged_diffusivity
 
 
 def total_variation(x, edge):
@@ -56,15 +56,15 @@ def test_the_passes_come_to_what_another_solver_finds(rng, monkeypatch):
     y = matrix @ truth.reshape(-1) + 0.01 * rng.standard_normal(50)
     b = (matrix.T @ y).reshape(shape).astype(np.float32)
     gram = (matrix.T @ matrix).astype(np.float32)
-    weight, edge = 0.01, EDGES[-1]
-    monkeypatch.setattr("ldmpir_edge.physics.total_variation.EDGES", (*EDGES, *[edge] * 20))
+    weight, edge = 0.01, SMOOTHING[-1]
+    monkeypatch.setattr("ldmpir_edge.physics.total_variation.SMOOTHING", (*SMOOTHING, *[edge] * 20))
 
     def objective(x):
         return 0.5 * np.sum((matrix @ x - y) ** 2) + weight * total_variation(
             x.reshape(shape), edge
         )
 
-    solved = reweighted_total_variation(
+    solved = lagged_diffusivity(
         lambda v: (gram @ v.reshape(-1)).reshape(shape),
         b,
         np.zeros(shape, np.float32),
@@ -78,7 +78,7 @@ def test_the_passes_come_to_what_another_solver_finds(rng, monkeypatch):
 
 def test_no_value_is_below_the_lowest(rng):
     b = rng.standard_normal((8, 8)).astype(np.float32)
-    solved = reweighted_total_variation(lambda v: v, b, b, 1e-3, n_iterations=3, lowest=0.25)
+    solved = lagged_diffusivity(lambda v: v, b, b, 1e-3, n_iterations=3, lowest=0.25)
     assert solved.min() == 0.25
 
 
@@ -93,5 +93,5 @@ def test_few_edges_are_expected_of_an_mr_image_too(monkeypatch, rng):
         return np.linalg.norm(reweighted_sense(op, adjoint, 1e-3) - truth)
 
     with_edges = error()
-    monkeypatch.setattr(mri_problem, "EDGES", ())
+    monkeypatch.setattr(mri_problem, "SMOOTHING", ())
     assert with_edges < 0.8 * error()

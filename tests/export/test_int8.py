@@ -33,8 +33,10 @@ def ranges(traced):
     return activation_ranges(traced("pointwise", N_STEPS), [tiny_problem("pointwise")], N_STEPS)
 
 
-def run(graph, arrays):
-    session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+def run(graph, arrays, options=None):
+    session = ort.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     return session.run(None, arrays)[0]
 
 
@@ -82,9 +84,13 @@ def test_it_is_what_the_standard_says(traced):
     newer.CopyFrom(graph)
     newer.opset_import[0].version = 19
     reference = ReferenceEvaluator(newer).run(None, arrays)[0]
-    # ONNX Runtime rounds biases too, and a value on the edge between two levels falls either way.
+    as_written = ort.SessionOptions()
+    as_written.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    np.testing.assert_allclose(run(graph, arrays, as_written), reference, atol=1e-4)
+    # Where ONNX Runtime fuses it rounds biases too, and a value near the edge between two levels
+    # falls either way: less than rounding itself does.
     rounding = np.linalg.norm(reference - run(exact, arrays))
-    assert np.linalg.norm(run(graph, arrays) - reference) < 0.1 * rounding
+    assert np.linalg.norm(run(graph, arrays) - reference) < 0.8 * rounding
 
 
 def test_kept_layers_stay_as_they_were(traced, ranges):

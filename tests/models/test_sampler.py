@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from types import SimpleNamespace
@@ -156,7 +157,8 @@ def test_one_set_of_weights_serves_every_family(family, n_steps, model, problems
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_fresh_model_brings_the_estimate_closer_to_the_data(family, fresh, problems):
     """Its network answers zero, so that what remains is data consistency from x1."""
-    problem = problems[family]
+    # The classical image is near a solution of the data alone: start farther away.
+    problem = dataclasses.replace(problems[family], x1=problems[family].x1 / 2)
     given = tensors(problem)
     with torch.no_grad():
         fresh.contrast.zero_()
@@ -166,8 +168,7 @@ def test_a_fresh_model_brings_the_estimate_closer_to_the_data(family, fresh, pro
     expected = given["b"] + lam * given["x1"]
     before = torch.linalg.norm(expected - gram(given["x1"]) - lam * given["x1"])
     after = torch.linalg.norm(expected - gram(image) - lam * image)
-    # The filled-in image of `pointwise` holds the data from the start: only rounding is left.
-    assert after < 0.3 * before + 1e-5
+    assert after < 0.3 * before
 
 
 @torch.no_grad()

@@ -222,6 +222,12 @@ def failures(results: Results) -> Iterator[str]:
         for sweep in results["robustness"]["sweeps"].values()
         for value, row in sweep["settings"].items()
         if _loses(row)
+    ] + [
+        f"{name}, {kind} anatomy ({_gain(row, 'psnr_db').mean():+.2f} dB, "
+        f"SSIM {_gain(row, 'ssim').mean():+.4f})"
+        for name, kinds in results["robustness"]["anatomy"].items()
+        for kind, row in kinds.items()
+        if _loses(row)
     ]
     yield (
         "- Settings in which the classical image has the higher PSNR or SSIM: "

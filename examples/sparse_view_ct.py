@@ -31,7 +31,7 @@ reconstruct = ldmpir_edge.load("ldmpir-2m")
 result = reconstruct(scan)
 print(f"ours: {psnr(result.image, reference, 'ct'):.1f} dB")
 
-shown = reconstruct.comparison  # one slice, with what the model started from
+shown = reconstruct.comparison  # one slice, with its filtered back-projection
 fbp = psnr(shown.unreconstructed, shown.reference, "ct")
 print(f"a slice by FBP: {fbp:.1f} dB, by us: {psnr(shown.ours, shown.reference, 'ct'):.1f} dB")
 print(*write_outputs(result, out, ["nii", "png"]), sep="\n")

@@ -47,8 +47,8 @@ def schedule(n_steps: int, t_last: float) -> tuple[float, ...]:
 def iterations(step: int, n_steps: int, n_cg: int) -> int:
     """Return the conjugate-gradient iterations of a step: half a cosine from 0 to `n_cg`.
 
-    The first answers are rough, and the data are met by the last. For 4 steps these are 0, 1, 3
-    and 4: better than 1, 2, 3 and 4, and two less.
+    The first answers are rough, and the data are met by the last. For 4 steps and an
+    `n_cg` of 4 these are 0, 1, 3 and 4: better than 1, 2, 3 and 4, and two less.
     """
     if n_steps == 1:
         return n_cg

@@ -85,7 +85,7 @@ def build_ct_problem(
         `noise_level` the root mean square of the noise in F^½ r y / √λ, so that ‖A'x − y'‖² of
         the true x is near `n_measurements` · `noise_level`²; `unreconstructed` the filtered
         back-projection; `x1` goes from there towards what minimises
-        ½ ‖A'x − y'‖² + `noise_level` · TV(x), and is nowhere negative.
+        ½ ‖A'x − y'‖² + λ TV(x), λ being `noise_level` or `LEAST_WEIGHT`, and is nowhere negative.
         The grid is padded to multiples of 16 around the image, whose place in it is `crop`
         (fans: to a square); the images are computed on the whole grid, so the padding holds
         whatever the scan saw there.
@@ -103,6 +103,7 @@ def build_ct_problem(
     line_integrals = np.asarray(sinogram, np.float32)
     if photons is None:
         photons = estimate_photons(line_integrals)
+    n_iterations = _n_iterations(geometry)
     if geometry.is_fan and needs_rebinning(geometry, image_shape):
         geometry, line_integrals = rebin_to_parallel(geometry, line_integrals)
     model = _prepare(geometry, image_shape, pixel_spacing_mm)
@@ -133,7 +134,7 @@ def build_ct_problem(
         b,
         unreconstructed,
         max(noise_level, LEAST_WEIGHT),
-        n_iterations=model.n_iterations,
+        n_iterations=n_iterations,
         lowest=0.0,
     )
     energy = np.vdot(weighted.astype(np.float64), filtered.astype(np.float64)) / model.norm
@@ -221,7 +222,6 @@ class _Model:
     norm: float
     tables: dict[str, NDArray[np.generic]]
     gram: Callable[[NDArray[np.float32]], NDArray[np.float32]]
-    n_iterations: int
 
 
 @lru_cache(maxsize=2)
@@ -247,8 +247,7 @@ def _prepare(
         }
         norm = toeplitz.norm * adjoint_scale(geometry, pixel_spacing_mm)
         gram = convolution(toeplitz.kernel)
-        n_iterations = _n_iterations(geometry)
-        return _Model("toeplitz", op, crop, row_scale, taps, norm, tables, gram, n_iterations)
+        return _Model("toeplitz", op, crop, row_scale, taps, norm, tables, gram)
     weights = view_weights(geometry.angles_rad, 2 * np.pi)[:, None] * redundancy_weights(geometry)
     row_scale = np.sqrt(weights * np.cos(geometry.fan_angles_rad)).astype(np.float32)
     rays, norm = ray_tables(op, row_scale, taps)
@@ -256,15 +255,15 @@ def _prepare(
     gram = sparse_gram(
         rays["adjoint_index"], rays["adjoint_weight"], rays["filter"], geometry.n_views
     )
-    return _Model("rays", op, crop, row_scale, taps, norm, rays, gram, _n_iterations(geometry))
+    return _Model("rays", op, crop, row_scale, taps, norm, rays, gram)
 
 
 def _n_iterations(geometry: RadonGeometry) -> int:
     # A fan has seen every line from half a turn and its opening on; less than half a turn is a
     # wedge missing whatever its opening.
     period = 2 * np.pi if geometry.is_fan else np.pi
-    covered = view_range(geometry.angles_rad, period)[1]
-    is_limited = covered < np.pi - MISSING_WEDGE_RAD
+    _, covered, closes = view_range(geometry.angles_rad, period)
+    is_limited = not closes and covered < np.pi - MISSING_WEDGE_RAD
     return N_ITERATIONS_LIMITED if is_limited else N_ITERATIONS
 
 

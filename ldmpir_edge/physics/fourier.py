@@ -34,7 +34,7 @@ def fft_module(x: Array) -> Any:
     """
     if not is_numpy_array(x):
         return array_namespace(x).fft
-    import scipy.fft  # slow to import, and not needed by images
+    import scipy.fft  # slow to import, and needed by scans and enlargements only
 
     return scipy.fft
 

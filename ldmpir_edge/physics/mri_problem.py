@@ -29,12 +29,14 @@ PASSES = (3, 3, 5)
 sampling density."""
 PASSES_2D = (4, 4, 6)
 """The same for 2-D masks, preconditioned by the diagonal alone."""
-SMOOTHING = (0.02, 0.01)
+EDGE_SMOOTHING = (0.02, 0.01)
 """ε of the passes for total variation that follow, the image's bright end being 1."""
 EDGE_ITERATIONS = 4
 EDGE_FLOOR, EDGE_NOISE, EDGE_NOISE_SQUARED = 2e-4, 0.15, 5.0
 """Their λ = EDGE_FLOOR + EDGE_NOISE · noise + EDGE_NOISE_SQUARED · noise². At a noise of 0.006,
 0.03 and 0.09 of the bright end, 0.15, 0.3 and 0.6 times the noise were best."""
+LARGEST_EDGE_WEIGHT = 0.1
+"""Of λ, which would else rise as the image fades in a slice that is noise alone."""
 RELATIVE_ERROR = 3e-3
 NOISE_WEIGHT = 6.0
 """λ = RELATIVE_ERROR + NOISE_WEIGHT · noise², the image's bright end being 1."""
@@ -181,8 +183,9 @@ def reweighted_sense(
         seen = x
     bright = mr_scaling(x.view(np.complex64))
     noise = noise_level / (unit * bright)
-    weight = bright * (EDGE_FLOOR + EDGE_NOISE * noise + EDGE_NOISE_SQUARED * noise**2)
-    for edge in SMOOTHING:
+    weight = EDGE_FLOOR + EDGE_NOISE * noise + EDGE_NOISE_SQUARED * noise**2
+    weight = bright * min(weight, LARGEST_EDGE_WEIGHT)
+    for edge in EDGE_SMOOTHING:
         edges = EdgePenalty(x.view(np.complex64)[0, ..., 0], weight, edge * bright)
 
         def smoothed(v: Array, edges: EdgePenalty = edges) -> Array:

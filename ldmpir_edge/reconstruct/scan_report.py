@@ -44,7 +44,7 @@ CLASSICAL: dict[Task, str] = {
     "inpaint": "Biharmonic",
     "super-resolve": "Total variation",
 }
-"""Where the classical image is another than the one untreated."""
+"""Shown where it is another image than the untreated one."""
 OURS = "LDM-PIR"
 SCORED = ("unreconstructed", "classical", "ours")
 
@@ -263,7 +263,7 @@ def _images(finished: FinishedSlice) -> dict[str, Image]:
 def _panels(keys: set[str], task: Task, magnified: Mapping[str, int]) -> list[Panel]:
     headings = {
         "unreconstructed": HEADINGS[task],
-        "classical": CLASSICAL.get(task, ""),
+        "classical": CLASSICAL[task],
         "ours": OURS,
     }
     images = {key: heading for key, heading in headings.items() if key in keys}

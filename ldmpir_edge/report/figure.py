@@ -1,4 +1,4 @@
-"""The comparison figure: classical estimate, our image, the reference and the error.
+"""The comparison figure: the untreated image, ours, the reference and the error.
 
 Matplotlib is driven through `Figure` objects: no pyplot, no global state, no display.
 """

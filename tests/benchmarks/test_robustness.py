@@ -222,6 +222,7 @@ def test_failures_name_the_goals_missed_and_the_settings_lost():
     assert "**missed**" in invented
     assert "**missed** in 1 of 1" in uncertain
     assert "R: 16 (-1.00 dB" in lost
+    assert "a case, seen anatomy (-1.00 dB" in lost
 
 
 def test_goals_that_are_met_are_said_to_be():

@@ -228,7 +228,7 @@ def test_the_classical_image_needs_no_noise_to_be_better():
     ("kind", "degrees", "n_views", "is_limited"),
     [
         ("parallel", 120, 90, True),
-        ("parallel", 180, 12, False),
+        ("parallel", 180, 8, False),
         ("parallel", 172, 300, False),
         ("fan-equidistant", 150, 60, True),
         ("fan-equidistant", 220, 60, False),

@@ -7,8 +7,9 @@ from scipy.optimize import minimize
 
 from ldmpir_edge.physics import mri_problem
 from ldmpir_edge.physics.cartesian import CartesianOp
-from ldmpir_edge.physics.masks import column_mask
+from ldmpir_edge.physics.masks import column_mask, variable_density_mask
 from ldmpir_edge.physics.mri_problem import reweighted_sense
+from ldmpir_edge.physics.noise import add_gaussian
 from ldmpir_edge.physics.total_variation import SMOOTHING, EdgePenalty, lagged_diffusivity
 
 
@@ -82,16 +83,49 @@ def test_no_value_is_below_the_lowest(rng):
     assert solved.min() == 0.25
 
 
-def test_few_edges_are_expected_of_an_mr_image_too(monkeypatch, rng):
+def phantom_acquisition(mask, noise_level, rng):
     truth = pixelated((96, 96), 1.0).astype(np.float32)
     truth /= truth.max()
-    mask = column_mask(96, 3, 12, "random", rng)
     op = CartesianOp(np.ones((1, 96, 96), np.complex64), mask)
-    adjoint = op.adjoint(op.forward(truth.astype(np.complex64)))
+    kspace = op.mask * add_gaussian(op.forward(truth.astype(np.complex64)), noise_level, rng)
+    return op, op.adjoint(kspace).astype(np.complex64), truth
+
+
+@pytest.mark.parametrize("kind", ["columns", "2-D"])
+def test_few_edges_are_expected_of_an_mr_image_too(kind, monkeypatch, rng):
+    mask = (
+        column_mask(96, 3, 12, "random", rng)
+        if kind == "columns"
+        else variable_density_mask((96, 96), 3, 12, rng)
+    )
+    op, adjoint, truth = phantom_acquisition(mask, 1e-3, rng)
 
     def error():
         return np.linalg.norm(reweighted_sense(op, adjoint, 1e-3) - truth)
 
     with_edges = error()
-    monkeypatch.setattr(mri_problem, "SMOOTHING", ())
+    monkeypatch.setattr(mri_problem, "EDGE_SMOOTHING", ())
     assert with_edges < 0.8 * error()
+
+
+def test_more_weight_is_given_in_more_noise(monkeypatch, rng):
+    """Each part of λ earns its place, on a fully sampled scan of one coil."""
+    op, adjoint, truth = phantom_acquisition(np.ones(96, np.float32), 0.09, rng)
+
+    def error():
+        return np.linalg.norm(reweighted_sense(op, adjoint, 0.09) - truth)
+
+    whole = error()
+    monkeypatch.setattr(mri_problem, "EDGE_NOISE_SQUARED", 0.0)
+    without_square = error()
+    monkeypatch.setattr(mri_problem, "EDGE_NOISE", 0.0)
+    assert whole < 0.95 * without_square < 0.95**2 * error()
+
+
+def test_a_slice_of_noise_alone_does_not_fade_away(monkeypatch, rng):
+    noise = add_gaussian(np.zeros((1, 96, 96), np.complex64), 1.0, rng).astype(np.complex64)
+    op = CartesianOp(np.ones((1, 96, 96), np.complex64), np.ones(96, np.float32))
+    image = reweighted_sense(op, op.adjoint(noise), 1.0)
+    monkeypatch.setattr(mri_problem, "EDGE_SMOOTHING", ())
+    prior_alone = reweighted_sense(op, op.adjoint(noise), 1.0)
+    assert np.percentile(np.abs(image), 99.5) > 0.5 * np.percentile(np.abs(prior_alone), 99.5)

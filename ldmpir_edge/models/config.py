@@ -35,7 +35,7 @@ class ModelConfig(BaseModel):
     widths: tuple[PositiveInt, ...] = Field(default=(32, 48, 104, 192), min_length=1, max_length=4)
     embedding: int = Field(default=64, gt=0)
     n_krylov: int = Field(default=1, gt=0)
-    n_cg: int = Field(default=4, gt=0)
+    n_cg: int = Field(default=5, gt=0)
     lambda_min: float = Field(default=0.01, gt=0)
     t_last: float = Field(default=0.001, gt=0, lt=1)
     sigma_bridge: float = Field(default=0.08, ge=0)

@@ -18,7 +18,11 @@ from ldmpir_edge.physics.linear_op import Array
 from ldmpir_edge.physics.padding import pad_image, to_planes
 from ldmpir_edge.physics.problem import HU_OFFSET, HU_SCALE, Modality, Problem, mr_scaling
 from ldmpir_edge.physics.superresolution import decimation_matrix
-from ldmpir_edge.physics.total_variation import lagged_diffusivity
+from ldmpir_edge.physics.total_variation import (
+    differences,
+    differences_adjoint,
+    lagged_diffusivity,
+)
 
 SUPERRESOLUTION_WEIGHT, SUPERRESOLUTION_NOISE_WEIGHT = 5e-4, 2.0
 """λ = the one + the other · noise² of total variation. From 1e-4 to 3e-3 an image of little noise
@@ -174,23 +178,18 @@ def flatten_missing(filled: NDArray[np.float32], known: NDArray[np.bool_]) -> ND
     free = (~known).astype(np.float32)
 
     def bend(v: Array) -> Array:
-        return _laplacian(_laplacian(v[0, 0] * free))[None, None] * free
+        return _minus_laplacian(_minus_laplacian(v[0, 0] * free))[None, None] * free
 
-    pull = -_laplacian(_laplacian(filled)) * free
+    pull = -_minus_laplacian(_minus_laplacian(filled)) * free
     change, _ = iterate(bend, pull[None, None], None, INPAINTING_ITERATIONS)
     flat: NDArray[np.float32] = filled + change[0, 0]
     return flat
 
 
-def _laplacian(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sum the differences to the four neighbours; there are none across the image's edges."""
-    change = np.zeros_like(x)
-    down, right = x[1:] - x[:-1], x[:, 1:] - x[:, :-1]
-    change[:-1] += down
-    change[1:] -= down
-    change[:, :-1] += right
-    change[:, 1:] -= right
-    return change
+def _minus_laplacian(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sum the differences from the four neighbours; there are none beyond the edges."""
+    laplacian: NDArray[np.float32] = differences_adjoint(*differences(x))
+    return laplacian
 
 
 def _pointwise(

@@ -148,6 +148,9 @@ def reweighted_sense(
     def as_real(image: NDArray[np.complex64]) -> NDArray[np.float32]:
         return np.ascontiguousarray(image, np.complex64).view(np.float32).reshape(shape)
 
+    def as_complex(parts: NDArray[np.float32]) -> NDArray[np.complex64]:
+        return parts.view(np.complex64)[0, ..., 0]
+
     # In units of the image, so that a scan of any scale gives the same.
     unit = float(np.abs(adjoint).max()) or 1.0
     # The diagonal of AᴴA is the share of samples where the maps have unit norm.
@@ -165,7 +168,7 @@ def reweighted_sense(
         nonlocal left, x
 
         def normal(v: Array) -> Array:
-            return as_real(op.gram(v.view(np.complex64)[0, ..., 0])) + penalise(v)
+            return as_real(op.gram(as_complex(v))) + penalise(v)
 
         goal = left - pull
         precondition = (
@@ -181,20 +184,20 @@ def reweighted_sense(
         penalty = _penalty(seen[0], noise_level / unit, BLUR if number else FIRST_BLUR)
         solve(partial(np.multiply, penalty), penalty, (1 - CARRIED) * penalty * x, n_iterations)
         seen = x
-    bright = mr_scaling(x.view(np.complex64))
+    bright = mr_scaling(as_complex(x))
     noise = noise_level / (unit * bright)
     weight = EDGE_FLOOR + EDGE_NOISE * noise + EDGE_NOISE_SQUARED * noise**2
     weight = bright * min(weight, LARGEST_EDGE_WEIGHT)
     for edge in EDGE_SMOOTHING:
-        edges = EdgePenalty(x.view(np.complex64)[0, ..., 0], weight, edge * bright)
+        edges = EdgePenalty(as_complex(x), weight, edge * bright)
 
         def smoothed(v: Array, edges: EdgePenalty = edges) -> Array:
-            return as_real(edges(v.view(np.complex64)[0, ..., 0]))
+            return as_real(edges(as_complex(v)))
 
         both_parts = np.repeat(edges.diagonal[..., None], 2, axis=-1)
         solve(smoothed, both_parts, smoothed(x), EDGE_ITERATIONS)
         seen = x
-    return x.view(np.complex64)[0, ..., 0] * np.float32(unit)
+    return as_complex(x) * np.float32(unit)
 
 
 def _penalty(parts: NDArray[np.float32], noise_level: float, blur: float) -> NDArray[np.float32]:

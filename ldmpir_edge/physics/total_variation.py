@@ -38,7 +38,7 @@ class EdgePenalty:
     """
 
     def __init__(self, x: NDArray[np.inexact], weight: float, edge: float) -> None:
-        down, right = _differences(x)
+        down, right = differences(x)
         slope = np.abs(down) ** 2 + np.abs(right) ** 2
         self._conductance = np.float32(weight) / np.sqrt(slope + np.float32(edge**2))
         self.diagonal: NDArray[np.float32] = np.zeros_like(self._conductance)
@@ -50,11 +50,7 @@ class EdgePenalty:
 
     def __call__(self, x: Array) -> Array:
         """Apply the map to an image like x₀."""
-        down, right = (self._conductance * difference for difference in _differences(x))
-        change = -down - right
-        change[1:] += down[:-1]
-        change[:, 1:] += right[:, :-1]
-        return change
+        return differences_adjoint(*(self._conductance * part for part in differences(x)))
 
 
 def lagged_diffusivity(
@@ -101,9 +97,20 @@ def lagged_diffusivity(
     return x
 
 
-def _differences(x: Array) -> tuple[Array, Array]:
+def differences(x: Array) -> tuple[Array, Array]:
     """Return the differences to the next pixel down and to the right, 0 at the edges."""
     down, right = np.zeros_like(x), np.zeros_like(x)
     np.subtract(x[1:], x[:-1], out=down[:-1])
     np.subtract(x[:, 1:], x[:, :-1], out=right[:, :-1])
     return down, right
+
+
+def differences_adjoint(down: Array, right: Array) -> Array:
+    """Apply the adjoint of `differences`; behind them it is minus the Laplacian.
+
+    The last row of `down` and the last column of `right` must be 0, as those of `differences` are.
+    """
+    x = -down - right
+    x[1:] += down[:-1]
+    x[:, 1:] += right[:, :-1]
+    return x

@@ -45,12 +45,16 @@ def build_denoise_problem(
     scaled = ((image - offset) / scale).astype(np.float32)
     level = estimate_noise_level(scaled) if noise_level is None else noise_level / scale
     rician = rician_noise_level(scaled) if modality == "mr" else None
+    unbiased = scaled
     if rician is not None:
-        scaled = without_rician_bias(scaled, rician)
+        unbiased = without_rician_bias(scaled, rician)
         # A scanner's filters may have left less noise in the background than in the object.
         level = max(level, rician) if noise_level is None else level
     mask = np.ones_like(scaled)
-    return _pointwise(scaled, mask, scaled, "denoise", modality, level, scale, offset)
+    problem = _pointwise(unbiased, mask, unbiased, "denoise", modality, level, scale, offset)
+    if rician is None:
+        return problem
+    return replace(problem, unreconstructed=pad_image(to_planes(scaled)))
 
 
 def build_inpaint_problem(

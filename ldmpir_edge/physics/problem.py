@@ -52,7 +52,7 @@ class Problem:
         Number of real values in y.
     unreconstructed
         `(2, H, W)` float32, what x1 was made from: a filtered back-projection, an interpolated
-        image. None where that is b or x1.
+        image, a magnitude with its bias. None where that is b or x1.
     """
 
     family: Family

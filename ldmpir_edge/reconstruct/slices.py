@@ -16,7 +16,7 @@ from ldmpir_edge.physics.image_problem import (
     build_superresolution_problem,
 )
 from ldmpir_edge.physics.mri_problem import build_mri_problem
-from ldmpir_edge.physics.padding import pad_image, padded_size, to_planes
+from ldmpir_edge.physics.padding import padded_size
 from ldmpir_edge.physics.problem import Family, Problem, Task
 from ldmpir_edge.scans.coil_compression import compress_rows
 from ldmpir_edge.scans.model import (
@@ -319,12 +319,9 @@ def _prepare_image(scan: ImageScan, index: int, task: Task, factor: int) -> Prep
     prepared = PreparedSlice(problem, to_scan, _unreconstructed(problem), measured=measured)
     if np.ptp(image if known is None else image[known]) == 0:
         return replace(prepared, blank=True, notes=(BLANK_NOTE,))
-    if task != "denoise" or not is_magnitude:
-        return prepared
-    untreated = pad_image(to_planes(((image - problem.offset) / problem.scale).astype(np.float32)))
-    if np.array_equal(untreated, problem.x1):
-        return prepared
-    return replace(prepared, unreconstructed=untreated, notes=(RICIAN_NOTE,))
+    if task == "denoise" and problem.unreconstructed is not None:
+        return replace(prepared, notes=(RICIAN_NOTE,))
+    return prepared
 
 
 def _unreconstructed(problem: Problem) -> NDArray[np.float32]:

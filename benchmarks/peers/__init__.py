@@ -119,7 +119,7 @@ def measurement(scan: Scan, task: Task, factor: int | None = None) -> dict[str, 
         made = build_denoise_problem(image, scan.info.modality)
         height, width = image.shape
         return {
-            "image": made.x1[0, :height, :width] * made.scale + made.offset,
+            "image": made.b[0, :height, :width] * made.scale + made.offset,
             "noise_level": made.noise_level * made.scale,
         }
     if task == "super-resolve":

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ldmpir_edge.finetuning.measured import DividedSlice, MeasuredSlice, Parts, Planes
 from ldmpir_edge.finetuning.moves import random_move
-from ldmpir_edge.finetuning.noisy_image import NoisyImage
+from ldmpir_edge.finetuning.noisy_image import NoisyImage, with_image
 from ldmpir_edge.finetuning.sure import sure
 from ldmpir_edge.models.ksm import normal_operator
 from ldmpir_edge.models.ldmpir import LdmPir
@@ -78,16 +78,13 @@ def _image_loss(model: LdmPir, example: Example, n_steps: int) -> Tensor:
 
 
 def _sure_loss(model: LdmPir, slice_: NoisyImage, n_steps: int, rng: np.random.Generator) -> Tensor:
-    item = to_tensors(Example(slice_.problem, slice_.problem.x1))
     height, width = slice_.grid
     y = torch.from_numpy(np.ascontiguousarray(slice_.y))[None, None]
 
     def denoise(noisy: Tensor) -> Tensor:
-        planes = torch.zeros_like(item["b"])
-        planes[:, :1, :height, :width] = noisy
-        return reconstruct(model, {**item, "b": planes, "x1": planes}, n_steps)[
-            :, :1, :height, :width
-        ]
+        problem = with_image(slice_.problem, noisy[0, 0].numpy())
+        item = to_tensors(Example(problem, problem.x1))
+        return reconstruct(model, item, n_steps)[:, :1, :height, :width]
 
     draws = torch.Generator().manual_seed(int(rng.integers(2**62)))
     variance = float(slice_.noise.variance(y).mean())

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from ldmpir_edge.finetuning.measured import HeldOut, MeasuredSlice, Planes, Reconstruct
 from ldmpir_edge.finetuning.moves import Move
 from ldmpir_edge.finetuning.sure import Noise, estimate_noise, sure
-from ldmpir_edge.physics.image_problem import build_denoise_problem
+from ldmpir_edge.physics.image_problem import build_denoise_problem, non_local_means
+from ldmpir_edge.physics.padding import pad_image, to_planes
 from ldmpir_edge.physics.problem import Modality, Problem
 from ldmpir_edge.training.acquisitions import Example
 
@@ -85,6 +86,5 @@ class NoisyImage(MeasuredSlice):
 
 def with_image(problem: Problem, image: NDArray[np.float32]) -> Problem:
     """Return a denoising problem with another noisy `(H, W)` image, padded as the first was."""
-    planes = np.zeros_like(problem.b)
-    planes[0, : image.shape[0], : image.shape[1]] = image
-    return replace(problem, b=planes, x1=planes)
+    smooth = non_local_means(image, problem.noise_level)
+    return replace(problem, b=pad_image(to_planes(image)), x1=pad_image(to_planes(smooth)))

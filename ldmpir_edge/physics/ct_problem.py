@@ -26,7 +26,7 @@ from ldmpir_edge.physics.radon import RadonOp
 from ldmpir_edge.physics.rays import ray_tables, sparse_gram
 from ldmpir_edge.physics.rebin import rebin_to_parallel
 from ldmpir_edge.physics.toeplitz import adjoint_scale, convolution, toeplitz_tables
-from ldmpir_edge.physics.total_variation import lagged_diffusivity
+from ldmpir_edge.physics.total_variation import SMOOTHING, lagged_diffusivity
 
 LEAST_REACH = 0.25
 """Detectors must reach this share of the circle within the image, or a unit is wrong."""
@@ -34,10 +34,14 @@ LEAST_BALANCE = 0.75
 """And to the one side this share of what they reach to the other."""
 FULL_REACH = 0.95
 
-N_ITERATIONS = 4
-"""Conjugate-gradient iterations in each pass of the classical estimate."""
-N_ITERATIONS_LIMITED = 12
-"""The same where a wedge of angles is missing, which is slow to fill: 24.9 → 26.0 dB at 120°."""
+N_ITERATIONS = {"toeplitz": 16, "rays": 8}
+"""Conjugate-gradient iterations in each pass of the classical estimate: convolutions are cheap."""
+N_ITERATIONS_LIMITED = {"toeplitz": 48, "rays": 16}
+"""The same where a wedge of angles is missing, which is slow to fill."""
+PROJECTED_VIEWS = 360
+"""Views that the classical estimate of parallel beams projects exactly, all passes together; each
+takes a millisecond or two at 256 × 256. The convolution alone leaves out what lies between its
+interpolation and the rays': 60 views come out at 32.1 dB with it and at 33.0 without."""
 MISSING_WEDGE_RAD = np.pi / 12
 LEAST_WEIGHT = 2e-3
 """Of total variation, where there is hardly any noise: few views and the pixels' size leave an
@@ -103,7 +107,7 @@ def build_ct_problem(
     line_integrals = np.asarray(sinogram, np.float32)
     if photons is None:
         photons = estimate_photons(line_integrals)
-    n_iterations = _n_iterations(geometry)
+    is_limited = _is_limited(geometry)
     if geometry.is_fan and needs_rebinning(geometry, image_shape):
         geometry, line_integrals = rebin_to_parallel(geometry, line_integrals)
     model = _prepare(geometry, image_shape, pixel_spacing_mm)
@@ -129,12 +133,24 @@ def build_ct_problem(
     variance = line_integral_variance(line_integrals, photons) * model.row_scale**2
     gain = model.taps[0] / (model.norm * (2 * mu_water_per_mm) ** 2)
     noise_level = float(np.sqrt(gain * variance.mean(dtype=np.float64)))
+
+    def residual(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return b - model.gram(x)
+
+    def projected(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        left = convolve_detectors(model.row_scale * (y - model.op.forward(x)), model.taps)
+        back: NDArray[np.float32] = model.op.adjoint(model.row_scale * left)
+        return back / np.float32(model.norm)
+
+    # A fan's tables are exact already.
+    n_projected = 0 if model.family == "rays" else PROJECTED_VIEWS // geometry.n_views
+    n_projected = min(n_projected, len(SMOOTHING))
     x1 = lagged_diffusivity(
         model.gram,
-        b,
+        [residual] * (len(SMOOTHING) - n_projected) + [projected] * n_projected,
         unreconstructed,
         max(noise_level, LEAST_WEIGHT),
-        n_iterations=n_iterations,
+        n_iterations=(N_ITERATIONS_LIMITED if is_limited else N_ITERATIONS)[model.family],
         lowest=0.0,
     )
     energy = np.vdot(weighted.astype(np.float64), filtered.astype(np.float64)) / model.norm
@@ -258,13 +274,12 @@ def _prepare(
     return _Model("rays", op, crop, row_scale, taps, norm, rays, gram)
 
 
-def _n_iterations(geometry: RadonGeometry) -> int:
+def _is_limited(geometry: RadonGeometry) -> bool:
     # A fan has seen every line from half a turn and its opening on; less than half a turn is a
     # wedge missing whatever its opening.
     period = 2 * np.pi if geometry.is_fan else np.pi
     _, covered, closes = view_range(geometry.angles_rad, period)
-    is_limited = not closes and covered < np.pi - MISSING_WEDGE_RAD
-    return N_ITERATIONS_LIMITED if is_limited else N_ITERATIONS
+    return not closes and covered < np.pi - MISSING_WEDGE_RAD
 
 
 def grid_center_mm(

@@ -19,6 +19,7 @@ from ldmpir_edge.physics.padding import pad_image, to_planes
 from ldmpir_edge.physics.problem import HU_OFFSET, HU_SCALE, Modality, Problem, mr_scaling
 from ldmpir_edge.physics.superresolution import decimation_matrix
 from ldmpir_edge.physics.total_variation import (
+    SMOOTHING,
     differences,
     differences_adjoint,
     lagged_diffusivity,
@@ -28,6 +29,9 @@ SUPERRESOLUTION_WEIGHT, SUPERRESOLUTION_NOISE_WEIGHT = 5e-4, 2.0
 """λ = the one + the other · noise² of total variation. From 1e-4 to 3e-3 an image of little noise
 differs by 0.2 dB; without the second, noise of 3 % and more is amplified."""
 SUPERRESOLUTION_ITERATIONS = 6
+PATCH, REACH, ALIKE = 5, 6, 0.8
+"""Non-local means: pixels of a patch's side, how far off patches are searched, and how far those
+that still count differ, in noise levels."""
 INPAINTING_ITERATIONS = 12
 """With a third of the pixels missing, 10 give what 60 give. Large holes mostly keep what filled
 them."""
@@ -39,7 +43,8 @@ def build_denoise_problem(
     """State the denoising of a real `(H, W)` image (HU for CT, any unit for MR).
 
     `noise_level` is the noise's standard deviation in the image's unit; None estimates it. An MR
-    magnitude over a background of noise is first freed of the bias that the noise gives it.
+    magnitude over a background of noise is first freed of the bias that the noise gives it: `b` is
+    without it, `unreconstructed` the image as it came.
     """
     scale, offset = image_scaling(image, modality)
     scaled = ((image - offset) / scale).astype(np.float32)
@@ -51,9 +56,8 @@ def build_denoise_problem(
         # A scanner's filters may have left less noise in the background than in the object.
         level = max(level, rician) if noise_level is None else level
     mask = np.ones_like(scaled)
-    problem = _pointwise(unbiased, mask, unbiased, "denoise", modality, level, scale, offset)
-    if rician is None:
-        return problem
+    smooth = non_local_means(unbiased, level)
+    problem = _pointwise(unbiased, mask, smooth, "denoise", modality, level, scale, offset)
     return replace(problem, unreconstructed=pad_image(to_planes(scaled)))
 
 
@@ -113,10 +117,16 @@ def build_superresolution_problem(
     unreconstructed = ndimage.zoom(scaled, factor, order=3, mode="nearest", grid_mode=True)
     rows, columns = (csr_array((m.T @ m).astype(np.float32)) for m in (left, right))
     level = estimate_noise_level(scaled) if noise_level is None else noise_level / scale
-    x1 = lagged_diffusivity(
+
+    def normal(x: NDArray[np.float32]) -> NDArray[np.float32]:
         # The columns' matrix is symmetric, and a sparse one stands on the left.
-        lambda x: (columns @ (rows @ x).T).T,
-        b.astype(np.float32),
+        product: NDArray[np.float32] = (columns @ (rows @ x).T).T
+        return product
+
+    seen = b.astype(np.float32)
+    x1 = lagged_diffusivity(
+        normal,
+        [lambda x: seen - normal(x)] * len(SMOOTHING),
         unreconstructed.astype(np.float32),
         SUPERRESOLUTION_WEIGHT + SUPERRESOLUTION_NOISE_WEIGHT * (level / norm) ** 2,
         n_iterations=SUPERRESOLUTION_ITERATIONS,
@@ -149,6 +159,29 @@ def build_superresolution_problem(
 def image_scaling(image: NDArray[np.float32], modality: Modality) -> tuple[float, float]:
     """Return (scale, offset) of the scaling contract for an image's values."""
     return (HU_SCALE, HU_OFFSET) if modality == "ct" else (mr_scaling(image), 0.0)
+
+
+def non_local_means(image: NDArray[np.float32], noise_level: float) -> NDArray[np.float32]:
+    """Average the pixels of an `(H, W)` image whose surroundings look alike.
+
+    `noise_level` is the standard deviation of white noise, in the image's unit; without noise the
+    image is returned as it is. A network of few layers does not compare places far from each other.
+
+    Source: Buades et al., CVPR 2005; Darbon et al., ISBI 2008.
+    """
+    from skimage.restoration import denoise_nl_means  # slow to import, and needed for images only
+
+    if noise_level <= 0:
+        return image
+    smooth: NDArray[np.float32] = denoise_nl_means(
+        image,
+        patch_size=PATCH,
+        patch_distance=REACH,
+        h=ALIKE * noise_level,
+        sigma=noise_level,
+        fast_mode=True,
+    )
+    return smooth
 
 
 def fill_missing(image: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:

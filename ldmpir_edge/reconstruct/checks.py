@@ -15,7 +15,8 @@ MAX_ENGINE_VALUE = 10.0
 
 RESIDUAL_MARGIN = 0.1
 RESIDUAL_RATIO = 3.0
-"""A residual may be this many times that of the classical image and of the noise together."""
+"""A residual may be this many times that of the classical image or of the noise, if that is more.
+"""
 
 
 def check_slice(problem: Problem, image: NDArray[np.float32] | None) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def check_slice(problem: Problem, image: NDArray[np.float32] | None) -> dict[str
         return report
     report["max_value"] = float(np.abs(image).max())
     report["residual"] = data_residual(problem, image)
-    limit = RESIDUAL_MARGIN + RESIDUAL_RATIO * (residual_classical + _noise_share(problem))
+    limit = RESIDUAL_MARGIN + RESIDUAL_RATIO * max(residual_classical, _noise_share(problem))
     if report["max_value"] > MAX_ENGINE_VALUE:
         report["fallback"] = (
             f"a value reached {report['max_value']:.3g} times the bright end of the scan "

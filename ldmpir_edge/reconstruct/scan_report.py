@@ -40,7 +40,7 @@ HEADINGS: dict[Task, str] = {
 CLASSICAL: dict[Task, str] = {
     "mri": "CG-SENSE",
     "ct": "Total variation",
-    "denoise": "Input, noise bias reduced",
+    "denoise": "Non-local means",
     "inpaint": "Biharmonic",
     "super-resolve": "Total variation",
 }

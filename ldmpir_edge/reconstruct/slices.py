@@ -319,7 +319,7 @@ def _prepare_image(scan: ImageScan, index: int, task: Task, factor: int) -> Prep
     prepared = PreparedSlice(problem, to_scan, _unreconstructed(problem), measured=measured)
     if np.ptp(image if known is None else image[known]) == 0:
         return replace(prepared, blank=True, notes=(BLANK_NOTE,))
-    if task == "denoise" and problem.unreconstructed is not None:
+    if task == "denoise" and not np.array_equal(problem.b, prepared.unreconstructed):
         return replace(prepared, notes=(RICIAN_NOTE,))
     return prepared
 

@@ -8,11 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ldmpir_edge.physics.fourier import centred_fft, centred_ifft
 from ldmpir_edge.physics.problem import Modality
 
 MAX_DISCS = 16
 AIR: dict[Modality, float] = {"mr": 0.0, "ct": -1000.0}
 """Least value of an image: no signal, and HU of air."""
+
+KSPACE_SHARE = (0.62, 0.78)
+"""What scanners that interpolate measure of an image's k-space, along an axis."""
 
 View = Callable[[NDArray[np.float32], int, float, np.random.Generator], NDArray[np.float32]]
 """Makes a square image of so many pixels from an `(H, W)` one, the float being outside."""
@@ -57,6 +61,21 @@ def random_view(
         image, matrix, offset, (size, size), order=3 if rng.random() < 0.5 else 1, cval=fill
     ).astype(np.float32)
     return view
+
+
+def shorter_kspace(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Give an MR `(H, W)` image the coarser grid of the middle of its k-space.
+
+    Scanners often fill k-space up with zeros, in one direction or both. Who sees such images alone
+    learns that there is nothing at the top of a spectrum, and takes it from those that have it.
+    """
+    share = rng.uniform(*KSPACE_SHARE)
+    n_rows, n_columns = (max(1, round(share * n)) for n in image.shape)
+    top, left = image.shape[0] // 2 - n_rows // 2, image.shape[1] // 2 - n_columns // 2
+    kspace = centred_fft(image, (0, 1))[top : top + n_rows, left : left + n_columns]
+    gain = np.sqrt(n_rows * n_columns / image.size)
+    shorter: NDArray[np.float32] = (centred_ifft(kspace, (0, 1)).real * gain).astype(np.float32)
+    return shorter
 
 
 def block_means(image: NDArray[np.float32], factor: int) -> NDArray[np.float32]:

@@ -27,12 +27,15 @@ from ldmpir_edge.training.augment import (
     random_contrast,
     random_discs,
     random_view,
+    shorter_kspace,
 )
 from ldmpir_edge.training.images import ImageStack
 from ldmpir_edge.training.recipe import Recipe, TrainingTask
 
-P_NATIVE = 0.5
+P_NATIVE = 0.65
 """Share of the images that are not resampled."""
+P_SHORTER = 0.5
+"""Share of the MR images that lose the outer part of their k-space, which may be zero."""
 P_DISCS = 0.5
 """Share of the images that get discs."""
 DISC_HU = 400.0
@@ -171,6 +174,8 @@ class SimulatedScans(Dataset[TrainingItem]):
         for _ in range(N_VIEWS):
             stack = self.stacks[rng.choice(len(self.stacks), p=weights / weights.sum())]
             raw = stack.slices[rng.integers(len(stack.slices))].astype(np.float32)
+            if stack.modality == "mr" and rng.random() < P_SHORTER:
+                raw = shorter_kspace(raw, rng)
             view = native_view if rng.random() < P_NATIVE else random_view
             image = above_air(view, raw, stack.modality, size, rng)
             if stack.modality == "mr":

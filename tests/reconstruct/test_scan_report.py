@@ -160,9 +160,9 @@ def test_an_image_that_nothing_is_known_of_is_shown_with_its_residual(tmp_path, 
     noisy = write_dicom(tmp_path / "a.dcm", rng)
     page, _ = report(faked(almost_classical), tmp_path / "a.dcm")
     headings = [panel["heading"] for panel in page.data["panels"]]
-    assert headings == ["Input", "LDM-PIR", "Data residual"]
+    assert headings == ["Input", "Non-local means", "LDM-PIR", "Data residual"]
     assert_shows(page, 0, "unreconstructed", noisy[0])
-    assert page.data["flicker"] == ["ours", "unreconstructed"]
+    assert page.data["flicker"] == ["ours", "classical"]
     assert page.columns("Checks")["PSNR, dB"] == [""]
 
 

@@ -13,6 +13,7 @@ from ldmpir_edge.training.augment import (
     random_contrast,
     random_discs,
     random_view,
+    shorter_kspace,
 )
 
 SEEDS = range(25)
@@ -141,3 +142,22 @@ def test_discs_are_few_small_and_of_little_contrast(unit):
 def test_discs_fit_where_there_is_hardly_an_image():
     image = np.ones((3, 2), np.float32)
     assert random_discs(image, image, np.random.default_rng(0)).shape == (3, 2)
+
+
+def test_a_shorter_kspace_is_the_image_of_fewer_samples():
+    """A wave that both grids can show keeps its size, and one beyond the shorter's is gone."""
+    rows, columns = np.mgrid[:64, :48]
+    slow = np.cos(2 * np.pi * (3 * rows / 64 + 2 * columns / 48)).astype(np.float32)
+    fast = np.cos(2 * np.pi * 0.45 * rows).astype(np.float32)
+    shapes = set()
+    for seed in SEEDS:
+        shorter = shorter_kspace(slow + fast, np.random.default_rng(seed))
+        n_rows, n_columns = shorter.shape
+        shapes.add(shorter.shape)
+        r, c = np.mgrid[:n_rows, :n_columns]
+        # The middle of k-space stays, so does the middle pixel.
+        phase = 3 * (r - n_rows // 2) / n_rows + 2 * (c - n_columns // 2) / n_columns
+        expected = np.cos(2 * np.pi * (phase + 3 / 2 + 2 / 2))
+        assert np.linalg.norm(shorter - expected) < 0.1 * np.linalg.norm(expected)
+    assert len(shapes) > 3
+    assert all(0.6 < n / 64 < 0.8 for n, _ in shapes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,9 +85,11 @@ def build_ct_problem(
     -------
         With r the square root of the quadrature weights, F the Hann-windowed ramp filter and λ
         the largest eigenvalue of Aᵀ r F r A, the measurement model is A' = F^½ r A / √λ. `b` is
-        Aᵀ r F r y / λ (for `toeplitz` with the interpolating back-projection in Aᵀ's place);
-        `noise_level` the root mean square of the noise in F^½ r y / √λ, so that ‖A'x − y'‖² of
-        the true x is near `n_measurements` · `noise_level`²; `unreconstructed` the filtered
+        Aᵀ r F r y / λ, and for `toeplitz`, which stands for A'ᵀA' by a convolution G, rather
+        A'ᵀ(y' − A'x1) + G x1: around x1 it then says what the rays say (from more than
+        `PROJECTED_VIEWS` views, the interpolating back-projection is in Aᵀ's place).
+        `noise_level` is the root mean square of the noise in F^½ r y / √λ, so that ‖A'x − y'‖²
+        of the true x is near `n_measurements` · `noise_level`²; `unreconstructed` the filtered
         back-projection; `x1` goes from there towards what minimises
         ½ ‖A'x − y'‖² + λ TV(x), λ being `noise_level` or `LEAST_WEIGHT`, and is nowhere negative.
         The grid is padded to multiples of 16 around the image, whose place in it is `crop`
@@ -112,8 +114,7 @@ def build_ct_problem(
         geometry, line_integrals = rebin_to_parallel(geometry, line_integrals)
     model = _prepare(geometry, image_shape, pixel_spacing_mm)
     y = line_integrals / np.float32(2 * mu_water_per_mm)
-    weighted = model.row_scale * y
-    filtered = convolve_detectors(weighted, model.taps)
+    weighted, filtered = model.filtered(y)
     if model.family == "toeplitz":
         # Smooth interpolation: Joseph's own adjoint, at a pitch near the pixel's, leaves moiré
         # that a convolution cannot explain.
@@ -126,34 +127,31 @@ def build_ct_problem(
             kernel=hann_ramp_kernel,
         ) * np.float32(adjoint_scale(geometry, pixel_spacing_mm) / model.norm)
     else:
-        b = model.op.adjoint(model.row_scale * filtered) / np.float32(model.norm)
+        b = model.back(filtered)
     unreconstructed = fbp(
         y, geometry, model.op.domain_shape, pixel_spacing_mm, center_mm=model.op.center_mm
     )
     variance = line_integral_variance(line_integrals, photons) * model.row_scale**2
     gain = model.taps[0] / (model.norm * (2 * mu_water_per_mm) ** 2)
     noise_level = float(np.sqrt(gain * variance.mean(dtype=np.float64)))
-
-    def residual(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        return b - model.gram(x)
-
-    def projected(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        left = convolve_detectors(model.row_scale * (y - model.op.forward(x)), model.taps)
-        back: NDArray[np.float32] = model.op.adjoint(model.row_scale * left)
-        return back / np.float32(model.norm)
-
     # A fan's tables are exact already.
     n_projected = 0 if model.family == "rays" else PROJECTED_VIEWS // geometry.n_views
     n_projected = min(n_projected, len(SMOOTHING))
     x1 = lagged_diffusivity(
         model.gram,
-        [residual] * (len(SMOOTHING) - n_projected) + [projected] * n_projected,
+        [partial(_convolved, model, b)] * (len(SMOOTHING) - n_projected)
+        + [partial(_projected, model, y)] * n_projected,
         unreconstructed,
         max(noise_level, LEAST_WEIGHT),
         n_iterations=(N_ITERATIONS_LIMITED if is_limited else N_ITERATIONS)[model.family],
         lowest=0.0,
     )
-    energy = np.vdot(weighted.astype(np.float64), filtered.astype(np.float64)) / model.norm
+    energy = _product(weighted, filtered) / model.norm
+    if n_projected:
+        weighted, filtered = model.filtered(y - model.op.forward(x1))
+        explained = model.gram(x1)
+        b = model.back(filtered) + explained
+        energy = _product(weighted, filtered) / model.norm + _product(2 * b - explained, x1)
     return Problem(
         family=model.family,
         task="ct",
@@ -165,10 +163,28 @@ def build_ct_problem(
         scale=HU_SCALE,
         offset=HU_OFFSET,
         crop=model.crop,
-        measurement_energy=float(energy),
+        measurement_energy=energy,
         n_measurements=line_integrals.size,
         unreconstructed=to_planes(unreconstructed),
     )
+
+
+def _convolved(
+    model: _Model, b: NDArray[np.float32], x: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return what an image leaves unexplained of `b` by the model's own normal operator."""
+    return b - model.gram(x)
+
+
+def _projected(
+    model: _Model, y: NDArray[np.float32], x: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the same of the rays themselves, A'ᵀ(y' − A'x)."""
+    return model.back(model.filtered(y - model.op.forward(x))[1])
+
+
+def _product(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    return float(np.vdot(a.astype(np.float64), b.astype(np.float64)))
 
 
 def _check(
@@ -238,6 +254,16 @@ class _Model:
     norm: float
     tables: dict[str, NDArray[np.generic]]
     gram: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+    def filtered(self, y: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return r y and F r y of a sinogram."""
+        weighted: NDArray[np.float32] = self.row_scale * y
+        return weighted, convolve_detectors(weighted, self.taps)
+
+    def back(self, filtered: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return Aᵀ r / λ of what `filtered` gave."""
+        image: NDArray[np.float32] = self.op.adjoint(self.row_scale * filtered)
+        return image / np.float32(self.norm)
 
 
 @lru_cache(maxsize=2)

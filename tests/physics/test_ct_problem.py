@@ -8,10 +8,12 @@ from ellipses import analytic_sinogram, pixelated
 
 from ldmpir_edge.errors import ScanDataError, ShapeError
 from ldmpir_edge.physics import ct_problem
-from ldmpir_edge.physics.ct_problem import build_ct_problem, view_note
+from ldmpir_edge.physics.ct_problem import build_ct_problem, grid_center_mm, view_note
+from ldmpir_edge.physics.fbp import convolve_detectors, hann_ramp_kernel, view_weights
 from ldmpir_edge.physics.geometry import RadonGeometry
 from ldmpir_edge.physics.noise import add_poisson_gaussian
 from ldmpir_edge.physics.normal import NORMAL_OPERATORS
+from ldmpir_edge.physics.radon import RadonOp
 from ldmpir_edge.physics.rebin import rebin_to_parallel
 
 MU_WATER = 0.02
@@ -287,3 +289,27 @@ def test_few_views_are_projected_as_they_were_measured(monkeypatch, rng):
     projected = error()
     monkeypatch.setattr(ct_problem, "PROJECTED_VIEWS", 0)
     assert projected < 0.75 * error()
+
+
+def test_around_the_classical_image_the_engine_is_told_what_the_rays_say():
+    """Value and gradient there are those of the projector, though the operator is a convolution."""
+    geometry = SCANS["parallel"]
+    problem = problem_of("parallel")
+    height, width = problem.b.shape[1:]
+    crop_at = problem.crop
+    op = RadonOp(
+        geometry, (height, width), 1.0, center_mm=grid_center_mm(crop_at, (height, width), 1.0)
+    )
+    weights = view_weights(geometry.angles_rad, np.pi)[:, None]
+    y = analytic_sinogram(geometry) / (2 * MU_WATER)
+    left = y - op.forward(problem.x1[0].astype(np.float64))
+    taps = hann_ramp_kernel(geometry.n_detectors, geometry.iso_spacing_mm)
+    filtered = weights * convolve_detectors(left, taps)
+    downhill = problem.b[0] - apply_gram(problem, problem.x1)[0]
+    expected = op.adjoint(filtered)
+    # The scale λ is the problem's own; it is one number.
+    scale = np.vdot(downhill, expected) / np.vdot(downhill, downhill)
+    np.testing.assert_allclose(downhill, expected / scale, atol=1e-4 * np.abs(problem.b).max())
+    assert residual_energy(problem, problem.x1) == pytest.approx(
+        np.vdot(left, filtered) / scale, rel=1e-2
+    )

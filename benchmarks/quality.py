@@ -305,16 +305,15 @@ def earlier_peers(case: str, now: dict[str, Any], earlier: dict[str, Any]) -> di
     """Return the numbers of an earlier run for the methods that would do the same again.
 
     None of them where that run lacks the case or its untreated images score otherwise: its scans or
-    their preparation were others. Of an image to be denoised the peers take the classical one,
-    which must be the same, too. Not those that are tuned otherwise now.
+    their preparation were others. None for denoising, where they take what the preparation makes of
+    the untreated image, and are quick. Not those that are tuned otherwise now.
     """
     from peers import tuned
 
-    if not earlier:
+    if not earlier or case.startswith("denoise"):
         return {}
-    given = BASELINES if case.startswith("denoise") else BASELINES[:1]
-    pairs = [(now[name]["psnr_db_slices"], earlier[name]["psnr_db_slices"]) for name in given]
-    if not all(len(a) == len(b) and np.allclose(a, b, atol=0.02) for a, b in pairs):
+    a, b = (run[BASELINES[0]]["psnr_db_slices"] for run in (now, earlier))
+    if len(a) != len(b) or not np.allclose(a, b, atol=0.02):
         return {}
     return {
         method: numbers

@@ -6,10 +6,12 @@ from ellipses import pixelated
 from skimage.restoration import inpaint_biharmonic
 
 from ldmpir_edge.physics.image_problem import (
+    build_denoise_problem,
     build_inpaint_problem,
     build_superresolution_problem,
     fill_missing,
     flatten_missing,
+    non_local_means,
 )
 from ldmpir_edge.physics.superresolution import BlurDecimateOp
 
@@ -77,3 +79,28 @@ def test_the_start_is_nowhere_lighter_than_air(task, rng):
         problem = build_superresolution_problem(hu, 2, "ct")
         assert problem.unreconstructed.min() < 0
     assert problem.x1.min() >= 0
+
+
+@pytest.mark.parametrize("modality", ["mr", "ct"])
+@pytest.mark.parametrize("noise", [0.02, 0.1])
+def test_the_start_of_denoising_is_nearer_to_the_object_than_its_input(modality, noise, rng):
+    truth = pixelated((96, 90), 1.0).astype(np.float32) / 0.03
+    truth = 2000 * truth - 1000 if modality == "ct" else 300 * truth
+    unit = 2000 if modality == "ct" else float(truth.max())
+    noisy = (truth + noise * unit * rng.standard_normal(truth.shape)).astype(np.float32)
+    problem = build_denoise_problem(noisy, modality)
+    before, after = (
+        np.linalg.norm(planes[0, :96, :90] * problem.scale + problem.offset - truth)
+        for planes in (problem.b, problem.x1)
+    )
+    assert after < 0.6 * before
+    # What was measured stays in b, and is shown beside it.
+    shown = problem.unreconstructed[0, :96, :90] * problem.scale + problem.offset
+    np.testing.assert_allclose(shown, noisy, atol=1e-3 * unit)
+
+
+def test_an_image_without_noise_starts_as_it_is():
+    image = smooth_image((32, 32))
+    np.testing.assert_array_equal(non_local_means(image, 0.0), image)
+    problem = build_denoise_problem(np.zeros((16, 16), np.float32), "mr")
+    assert not problem.x1.any()

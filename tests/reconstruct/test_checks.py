@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_scans import disc, fft2c, gaussian_maps
 
-from ldmpir_edge.physics.image_problem import build_inpaint_problem
+from ldmpir_edge.physics.image_problem import build_denoise_problem, build_inpaint_problem
 from ldmpir_edge.physics.mri_problem import build_mri_problem
 from ldmpir_edge.reconstruct.checks import check_slice, data_residual
 
@@ -124,3 +124,12 @@ def test_noise_in_the_data_allows_as_much_residual(truth, rng):
         # The denoised image cannot agree with data that are mostly noise, and must not have to.
         report = check_slice(problem, clean / np.float32(problem.scale))
         assert (report["fallback"] is not None) is refused
+
+
+def test_a_black_image_of_a_noisy_one_is_refused(rng):
+    """Noise counts once, though the classical image leaves as much of it out."""
+    image = disc(SIZE) + 0.08 * rng.standard_normal((SIZE, SIZE))
+    problem = build_denoise_problem(image.astype(np.float32), "mr")
+    assert problem.noise_level * problem.scale == pytest.approx(0.08, rel=0.3)
+    assert "residual" in check_slice(problem, np.zeros_like(problem.b))["fallback"]
+    assert check_slice(problem, planes(disc(SIZE) / problem.scale + 0j))["fallback"] is None

@@ -10,11 +10,11 @@ Means over slices with 95 % bootstrap intervals, and 5th percentiles: few slices
 say less about the next patient than the intervals do.
 
 "Classical" is what the appliance falls back to: least squares with priors of magnitude (MRI) and of
-few edges, the noisy image (a magnitude without its Rician bias), or its biharmonic filling. With
+few edges, non-local means, or the biharmonic filling. With
 --peers, the published methods that `tune_peers.py` has tuned for a case on training slices (or for
 one like it: `peers.TUNED_AS`; or that have nothing to tune) run, too. `--peers-from` takes the
-numbers of those with the same parameters from an earlier run where what they are given scores the
-same, since they do not hang on the bundle, and runs the others.
+numbers of those with the same parameters from an earlier run where the untreated images score the
+same, since they do not hang on the bundle, and runs the others, and those of denoising.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class MeasuredSinogram(DividedSlice):
 
     def only(self, parts: Parts) -> Problem:
         """State the normal equations of the marked views."""
-        return self.shown(parts)
+        return self._problem(self.sinogram[parts], self._views(parts), refine=False)
 
     def prediction(self, parts: Parts, problem: Problem) -> HeldOut:
         """State how well the reconstruction of `problem` predicts the marked views."""
@@ -77,7 +77,9 @@ class MeasuredSinogram(DividedSlice):
         target = np.stack([real, np.zeros_like(real)])
         return Example(self._problem(noisy, self.geometry), target)
 
-    def _problem(self, sinogram: NDArray[np.float32], geometry: RadonGeometry) -> Problem:
+    def _problem(
+        self, sinogram: NDArray[np.float32], geometry: RadonGeometry, *, refine: bool = True
+    ) -> Problem:
         return build_ct_problem(
             sinogram,
             geometry,
@@ -85,6 +87,7 @@ class MeasuredSinogram(DividedSlice):
             self.scan.pixel_spacing_mm,
             mu_water_per_mm=self.scan.mu_water_per_mm,
             photons=self.photons,
+            refine=refine,
         )
 
     def _op(self, geometry: RadonGeometry) -> RadonOp:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,8 +14,9 @@ from torch import Tensor
 from ldmpir_edge.physics.image_noise import noise_response
 from ldmpir_edge.physics.noise import NORMAL_MEDIAN
 
-PROBE = 1e-2
-"""Step of the finite difference, for an image whose bright end is 1."""
+PROBE = 0.1
+"""Step of the finite difference, of the noise: non-local means weigh patches by theirs, and a step
+of its size would be a change of what is alike."""
 BLOCK = 8
 """Side of the blocks whose means and variances tell the two parts of the noise apart."""
 
@@ -60,8 +62,10 @@ def sure(
     variance = noise.variance(y)
     signs = torch.randint(0, 2, y.shape, generator=generator, dtype=y.dtype) * 2 - 1
     image = denoise(y)
-    change = (denoise(y + PROBE * signs) - image) / PROBE
-    return ((image - y) ** 2 - variance + 2 * variance * signs * change).mean()
+    step = PROBE * math.sqrt(float(variance.mean()))
+    change = (denoise(y + step * signs) - image) / step
+    risk: Tensor = ((image - y) ** 2 - variance + 2 * variance * signs * change).mean()
+    return risk
 
 
 def estimate_noise(image: NDArray[np.float32], level: float) -> Noise:

@@ -39,9 +39,12 @@ N_ITERATIONS = {"toeplitz": 16, "rays": 8}
 N_ITERATIONS_LIMITED = {"toeplitz": 48, "rays": 16}
 """The same where a wedge of angles is missing, which is slow to fill."""
 PROJECTED_VIEWS = 360
-"""Views that the classical estimate of parallel beams projects exactly, all passes together; each
-takes a millisecond or two at 256 × 256. The convolution alone leaves out what lies between its
-interpolation and the rays': 60 views come out at 32.1 dB with it and at 33.0 without."""
+"""Views that the passes of the classical estimate of parallel beams project together, as many
+passes as that allows; `b` takes those of a scan once more. The convolution alone leaves out what
+lies between its interpolation and the rays': 60 views come out at 32.1 dB with it, 33.0 without."""
+COARSEST_PROJECTED = 1.5
+"""Pixels that a projected detector may cover. Thin rays further apart alias so much that the
+passes, which take them for the convolution, grow from 2 on."""
 MISSING_WEDGE_RAD = np.pi / 12
 LEAST_WEIGHT = 2e-3
 """Of total variation, where there is hardly any noise: few views and the pixels' size leave an
@@ -61,6 +64,7 @@ def build_ct_problem(
     *,
     mu_water_per_mm: float,
     photons: float | None = None,
+    refine: bool = True,
 ) -> Problem:
     """State the reconstruction of one CT slice as normal equations.
 
@@ -80,6 +84,9 @@ def build_ct_problem(
     photons
         I₀, photons that reach a detector without an object; estimated from the sinogram's high
         frequencies when None.
+    refine
+        False leaves `x1` the filtered back-projection and `b` the plain one, for who wants the
+        normal equations alone.
 
     Returns
     -------
@@ -87,7 +94,8 @@ def build_ct_problem(
         the largest eigenvalue of Aᵀ r F r A, the measurement model is A' = F^½ r A / √λ. `b` is
         Aᵀ r F r y / λ, and for `toeplitz`, which stands for A'ᵀA' by a convolution G, rather
         A'ᵀ(y' − A'x1) + G x1: around x1 it then says what the rays say (from more than
-        `PROJECTED_VIEWS` views, the interpolating back-projection is in Aᵀ's place).
+        `PROJECTED_VIEWS` views or of coarse detectors, the interpolating back-projection is in
+        Aᵀ's place).
         `noise_level` is the root mean square of the noise in F^½ r y / √λ, so that ‖A'x − y'‖²
         of the true x is near `n_measurements` · `noise_level`²; `unreconstructed` the filtered
         back-projection; `x1` goes from there towards what minimises
@@ -135,17 +143,23 @@ def build_ct_problem(
     gain = model.taps[0] / (model.norm * (2 * mu_water_per_mm) ** 2)
     noise_level = float(np.sqrt(gain * variance.mean(dtype=np.float64)))
     # A fan's tables are exact already.
-    n_projected = 0 if model.family == "rays" else PROJECTED_VIEWS // geometry.n_views
-    n_projected = min(n_projected, len(SMOOTHING))
-    x1 = lagged_diffusivity(
-        model.gram,
-        [partial(_convolved, model, b)] * (len(SMOOTHING) - n_projected)
-        + [partial(_projected, model, y)] * n_projected,
-        unreconstructed,
-        max(noise_level, LEAST_WEIGHT),
-        n_iterations=(N_ITERATIONS_LIMITED if is_limited else N_ITERATIONS)[model.family],
-        lowest=0.0,
+    is_projected = (
+        refine
+        and model.family == "toeplitz"
+        and geometry.spacing <= COARSEST_PROJECTED * pixel_spacing_mm
     )
+    n_projected = min(is_projected * PROJECTED_VIEWS // geometry.n_views, len(SMOOTHING))
+    x1 = unreconstructed
+    if refine:
+        x1 = lagged_diffusivity(
+            model.gram,
+            [partial(_convolved, model, b)] * (len(SMOOTHING) - n_projected)
+            + [partial(_projected, model, y)] * n_projected,
+            unreconstructed,
+            max(noise_level, LEAST_WEIGHT),
+            n_iterations=(N_ITERATIONS_LIMITED if is_limited else N_ITERATIONS)[model.family],
+            lowest=0.0,
+        )
     energy = _product(weighted, filtered) / model.norm
     if n_projected:
         weighted, filtered = model.filtered(y - model.op.forward(x1))

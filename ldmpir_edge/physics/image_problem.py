@@ -173,7 +173,7 @@ def non_local_means(image: NDArray[np.float32], noise_level: float) -> NDArray[n
 
     if noise_level <= 0:
         return image
-    smooth: NDArray[np.float32] = denoise_nl_means(
+    smooth = denoise_nl_means(
         image,
         patch_size=PATCH,
         patch_distance=REACH,
@@ -181,7 +181,9 @@ def non_local_means(image: NDArray[np.float32], noise_level: float) -> NDArray[n
         sigma=noise_level,
         fast_mode=True,
     )
-    return smooth
+    # An axis of one is lost there.
+    shaped: NDArray[np.float32] = smooth.reshape(image.shape)
+    return shaped
 
 
 def fill_missing(image: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:

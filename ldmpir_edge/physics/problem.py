@@ -34,7 +34,8 @@ class Problem:
     task, modality
         Condition the network.
     b
-        `(2, H, W)` float32, Aᴴy as real and imaginary planes, divided by `scale`.
+        `(2, H, W)` float32, Aᴴy as real and imaginary planes, divided by `scale`. Where the tables
+        describe AᴴA nearly, it may be corrected so that b − AᴴA x is right about x1.
     x1
         `(2, H, W)` float32, the classical estimate in the same units.
     noise_level
@@ -47,12 +48,12 @@ class Problem:
         `(top, left, height, width)` of the wanted image inside the padded grid.
     measurement_energy
         ‖y‖² in the same units; with `b` it gives the data-consistency residual of any image
-        without y itself.
+        without y itself. Corrected as `b` is.
     n_measurements
         Number of real values in y.
     unreconstructed
         `(2, H, W)` float32, what x1 was made from: a filtered back-projection, an interpolated
-        image, a magnitude with its bias. None where that is b or x1.
+        image, the image that is to be denoised. None where that is b.
     """
 
     family: Family

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -247,7 +247,7 @@ def simulate_denoise(
     problem = build_denoise_problem(noisy.astype(np.float32), modality, known)
     # Noise that an image brought along stays in the target: who is told of it must not keep it.
     if problem.noise_level * problem.scale > OWN_NOISE * level:
-        problem = replace(problem, noise_level=level / problem.scale)
+        problem = build_denoise_problem(noisy.astype(np.float32), modality, level)
     return Example(problem, _target(image, problem))
 
 

@@ -16,7 +16,7 @@ AIR: dict[Modality, float] = {"mr": 0.0, "ct": -1000.0}
 """Least value of an image: no signal, and HU of air."""
 
 KSPACE_SHARE = (0.62, 0.78)
-"""What scanners that interpolate measure of an image's k-space, along an axis."""
+"""What scanners that interpolate measure of k-space along an axis."""
 
 View = Callable[[NDArray[np.float32], int, float, np.random.Generator], NDArray[np.float32]]
 """Makes a square image of so many pixels from an `(H, W)` one, the float being outside."""
@@ -66,8 +66,9 @@ def random_view(
 def shorter_kspace(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Give an MR `(H, W)` image the coarser grid of the middle of its k-space.
 
-    Scanners often fill k-space up with zeros, in one direction or both. Who sees such images alone
-    learns that there is nothing at the top of a spectrum, and takes it from those that have it.
+    Scanners often fill k-space up with zeros. Who sees such images alone learns that there is
+    nothing at the top of a spectrum, and takes it from those that have it. Both directions are cut,
+    since pixels stay square.
     """
     share = rng.uniform(*KSPACE_SHARE)
     n_rows, n_columns = (max(1, round(share * n)) for n in image.shape)

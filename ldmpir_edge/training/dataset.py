@@ -35,7 +35,7 @@ from ldmpir_edge.training.recipe import Recipe, TrainingTask
 P_NATIVE = 0.65
 """Share of the images that are not resampled."""
 P_SHORTER = 0.5
-"""Share of the MR images that lose the outer part of their k-space, which may be zero."""
+"""Share of the MR images not resampled that lose the outer part of k-space, which may be zero."""
 P_DISCS = 0.5
 """Share of the images that get discs."""
 DISC_HU = 400.0
@@ -174,9 +174,10 @@ class SimulatedScans(Dataset[TrainingItem]):
         for _ in range(N_VIEWS):
             stack = self.stacks[rng.choice(len(self.stacks), p=weights / weights.sum())]
             raw = stack.slices[rng.integers(len(stack.slices))].astype(np.float32)
-            if stack.modality == "mr" and rng.random() < P_SHORTER:
-                raw = shorter_kspace(raw, rng)
             view = native_view if rng.random() < P_NATIVE else random_view
+            # Resampling would only enlarge it again.
+            if view is native_view and stack.modality == "mr" and rng.random() < P_SHORTER:
+                raw = shorter_kspace(raw, rng)
             image = above_air(view, raw, stack.modality, size, rng)
             if stack.modality == "mr":
                 image = random_contrast(image, rng)

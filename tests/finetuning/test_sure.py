@@ -8,6 +8,7 @@ import torch
 from small_scans import disc
 
 from ldmpir_edge.finetuning.sure import Noise, estimate_noise, sure
+from ldmpir_edge.physics.image_problem import non_local_means
 
 CLEAN = torch.from_numpy(disc(128))[None, None] + 0.1
 
@@ -42,3 +43,19 @@ def test_gaussian_and_poisson_noise_are_told_apart(noise):
     for brightness in (0.1, 0.4, 0.9):
         wanted = noise.gain * brightness + noise.level**2
         assert found.gain * brightness + found.level**2 == pytest.approx(wanted, rel=0.3)
+
+
+@pytest.mark.parametrize("level", [0.005, 0.02])
+def test_sure_knows_the_risk_of_comparing_patches(level):
+    """Non-local means weigh by the noise level: a step that is not small beside it misleads."""
+    noise = Noise(level)
+
+    def means(y: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(non_local_means(y[0, 0].numpy(), level))[None, None]
+
+    estimates, truths = [], []
+    for seed in range(8):
+        y = noisy(noise, seed)
+        estimates.append(float(sure(means, y, noise, torch.Generator().manual_seed(seed))))
+        truths.append(float(((means(y) - CLEAN) ** 2).mean()))
+    assert np.mean(estimates) == pytest.approx(np.mean(truths), abs=0.03 * level**2)

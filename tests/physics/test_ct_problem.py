@@ -313,3 +313,26 @@ def test_around_the_classical_image_the_engine_is_told_what_the_rays_say():
     assert residual_energy(problem, problem.x1) == pytest.approx(
         np.vdot(left, filtered) / scale, rel=1e-2
     )
+
+
+@pytest.mark.parametrize(("pitch_mm", "degrees"), [(1.5, 120), (3.0, 120), (3.5, 180)])
+def test_coarse_detectors_do_not_make_the_passes_grow(pitch_mm, degrees):
+    """Thin rays that far apart alias more than the convolution, which solves for them, knows."""
+    geometry = RadonGeometry(
+        "parallel", np.arange(60) * np.radians(degrees) / 60, int(160 / pitch_mm), pitch_mm
+    )
+    problem = build_ct_problem(
+        analytic_sinogram(geometry).astype(np.float32),
+        geometry,
+        (105, 110),
+        1.0,
+        mu_water_per_mm=MU_WATER,
+        photons=1e5,
+    )
+    truth = crop(true_planes(problem), problem)
+    error, untreated = (
+        np.linalg.norm(crop(planes, problem) - truth)
+        for planes in (problem.x1, problem.unreconstructed)
+    )
+    assert error < untreated
+    assert problem.x1.max() < 1.2 * truth.max()

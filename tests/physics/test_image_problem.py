@@ -104,3 +104,12 @@ def test_an_image_without_noise_starts_as_it_is():
     np.testing.assert_array_equal(non_local_means(image, 0.0), image)
     problem = build_denoise_problem(np.zeros((16, 16), np.float32), "mr")
     assert not problem.x1.any()
+
+
+@pytest.mark.parametrize("shape", [(1, 20), (20, 1), (2, 2)])
+def test_narrow_images_keep_their_shape(shape, rng):
+    image = rng.random(shape).astype(np.float32)
+    smooth = non_local_means(image, 0.1)
+    assert smooth.shape == shape
+    assert smooth.dtype == np.float32
+    assert np.isfinite(smooth).all()

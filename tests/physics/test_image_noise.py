@@ -84,9 +84,11 @@ def test_air_alone_is_told_as_well_so_that_the_ends_of_a_volume_are_like_the_res
 def test_denoising_starts_without_the_bias_in_mr_alone(rng):
     image = rician(head(), 0.05, rng).astype(np.float32)
     mr = build_denoise_problem(image, "mr")
-    assert mr.x1[0].min() < 0
+    assert mr.b[0].min() < 0
     assert mr.noise_level * mr.scale == pytest.approx(0.05, rel=0.05)
-    np.testing.assert_array_equal(mr.b, mr.x1)
+    # What it starts from in the dark, where noise is all there is, is as dark.
+    dark = head() == 0
+    assert abs(mr.x1[0][dark].mean()) * mr.scale < 0.35 * 0.05
     hu = 2000 * image - 1000  # what the engine sees of it is the same
     ct = build_denoise_problem(hu, "ct")
-    np.testing.assert_allclose(ct.x1[0], image, atol=1e-6)
+    np.testing.assert_allclose(ct.b[0], image, atol=1e-6)

@@ -61,6 +61,18 @@ def convolve_detectors(sinogram: Floats, taps: NDArray[np.float64]) -> Floats:
     return filtered.astype(sinogram.dtype, copy=False)
 
 
+def finer(samples: Floats, factor: int) -> Floats:
+    """Interpolate one period of an even number of real samples to `factor` times as many.
+
+    Between them lies what holds no frequency above theirs. The dtype stays.
+    """
+    spectrum = np.fft.rfft(samples)
+    # The highest frequency is one of two in a longer transform.
+    spectrum[-1] /= 2
+    n = samples.size * factor
+    return (np.fft.irfft(spectrum, n) * factor).astype(samples.dtype, copy=False)
+
+
 def view_weights(angles_rad: NDArray[np.float64], period: float) -> NDArray[np.float64]:
     """Return each view's share of the angle that the scan covers, in radians.
 
@@ -135,6 +147,7 @@ def fbp(
     *,
     center_mm: tuple[float, float] = (0.0, 0.0),
     kernel: Callable[[int, float], NDArray[np.float64]] = ramp_kernel,
+    oversampling: int = 1,
 ) -> Floats:
     """Reconstruct one slice by filtered back-projection.
 
@@ -152,6 +165,9 @@ def fbp(
         `(x, y)` of the image's centre relative to the rotation centre.
     kernel
         The filter's taps by number and detector spacing: `ramp_kernel` or `hann_ramp_kernel`.
+    oversampling
+        How many times as fine the filtered views are made, band-limited, before they are
+        interpolated linearly. With 1 that interpolation dims and folds their high frequencies.
 
     Returns
     -------
@@ -171,12 +187,15 @@ def fbp(
     centres = pixel_centres(image_shape, pixel_spacing_mm, center_mm)
     x, y = (axis.astype(sinogram.dtype) for axis in centres)
     image = np.zeros(image_shape, sinogram.dtype)
-    n_detectors = geometry.n_detectors
+    n_samples = geometry.n_detectors * oversampling
     for view in range(geometry.n_views):
         index, magnification = geometry.detector_index(view, x, y)
         # Beyond the last detector the filtered view is taken as zero.
-        padded = np.pad(filtered[view], 1)
-        index = np.clip(index + 1, 0, n_detectors + 1 - 1e-3)
+        samples = filtered[view]
+        if oversampling > 1:
+            samples = finer(np.pad(samples, (0, geometry.n_detectors)), oversampling)[:n_samples]
+        padded = np.pad(samples, 1)
+        index = np.clip(index * oversampling + 1, 0, n_samples + 1 - 1e-3)
         left = index.astype(np.intp)
         values = padded[left] + (index - left) * np.diff(padded)[left]
         image += values if magnification is None else values * magnification**2

@@ -19,7 +19,6 @@ from ldmpir_edge.physics.padding import pad_image, to_planes
 from ldmpir_edge.physics.problem import HU_OFFSET, HU_SCALE, Modality, Problem, mr_scaling
 from ldmpir_edge.physics.superresolution import decimation_matrix
 from ldmpir_edge.physics.total_variation import (
-    SMOOTHING,
     differences,
     differences_adjoint,
     lagged_diffusivity,
@@ -123,10 +122,9 @@ def build_superresolution_problem(
         product: NDArray[np.float32] = (columns @ (rows @ x).T).T
         return product
 
-    seen = b.astype(np.float32)
     x1 = lagged_diffusivity(
         normal,
-        [lambda x: seen - normal(x)] * len(SMOOTHING),
+        b.astype(np.float32),
         unreconstructed.astype(np.float32),
         SUPERRESOLUTION_WEIGHT + SUPERRESOLUTION_NOISE_WEIGHT * (level / norm) ** 2,
         n_iterations=SUPERRESOLUTION_ITERATIONS,

@@ -34,8 +34,7 @@ class Problem:
     task, modality
         Condition the network.
     b
-        `(2, H, W)` float32, Aᴴy as real and imaginary planes, divided by `scale`. Where the tables
-        describe AᴴA nearly, it may be corrected so that b − AᴴA x is right about x1.
+        `(2, H, W)` float32, Aᴴy as real and imaginary planes, divided by `scale`.
     x1
         `(2, H, W)` float32, the classical estimate in the same units.
     noise_level
@@ -48,7 +47,7 @@ class Problem:
         `(top, left, height, width)` of the wanted image inside the padded grid.
     measurement_energy
         ‖y‖² in the same units; with `b` it gives the data-consistency residual of any image
-        without y itself. Corrected as `b` is.
+        without y itself.
     n_measurements
         Number of real values in y.
     unreconstructed

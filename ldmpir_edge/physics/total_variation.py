@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,6 @@ from ldmpir_edge.physics.preconditioner import diagonal
 SMOOTHING = (0.05, 0.02, 0.01, 0.005)
 """ε of each pass, in units of the scaling contract: differences far above it count as edges. It
 falls, since the streaks of the start would be taken for edges else."""
-Map = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-
 OF_GRAM = 0.5
 """Taken for the diagonal of AᵀA by the preconditioner."""
 
@@ -56,24 +54,22 @@ class EdgePenalty:
 
 
 def lagged_diffusivity(
-    normal: Map,
-    residuals: Sequence[Map],
+    normal: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    b: NDArray[np.float32],
     start: NDArray[np.float32],
     weight: float,
     *,
     n_iterations: int,
     lowest: float = -np.inf,
 ) -> NDArray[np.float32]:
-    """Minimise ½ ‖Ax − y‖² + λ Σ √(|∇x|² + ε²) by passes of conjugate gradients.
+    """Minimise ½ xᵀAᵀA x − bᵀx + λ Σ √(|∇x|² + ε²) by passes of conjugate gradients.
 
     Parameters
     ----------
     normal
-        x → AᵀA x on `(H, W)` float32 images, of norm about 1. It may be approximate: each pass
-        solves for a change of x that is owed to the residual, which has the say (defect
-        correction).
-    residuals
-        x → Aᵀ(y − A x), `(H, W)` float32, for each pass of `SMOOTHING`.
+        x → AᵀA x on `(H, W)` float32 images, of norm about 1.
+    b
+        Aᵀy, `(H, W)` float32.
     start
         x of before the first pass, `(H, W)` float32.
     weight
@@ -86,20 +82,18 @@ def lagged_diffusivity(
     Returns
     -------
         x, `(H, W)` float32.
-
-    Source: Vogel and Oman (see `EdgePenalty`); Stetter, Numerische Mathematik 29, 1978 (defect
-    correction).
     """
     x = np.maximum(start, np.float32(lowest))
-    for edge, residual in zip(SMOOTHING, residuals, strict=True):
+    for edge in SMOOTHING:
         penalty = EdgePenalty(x, weight, edge)
 
         def system(v: Array, penalty: EdgePenalty = penalty) -> Array:
             return (normal(v[0, 0]) + penalty(v[0, 0]))[None, None]
 
-        owed = (residual(x) - penalty(x))[None, None]
-        change, _ = iterate(system, owed, None, n_iterations, diagonal(penalty.diagonal, OF_GRAM))
-        x = np.maximum(x + change[0, 0], np.float32(lowest))
+        solved, _ = iterate(
+            system, b[None, None], x[None, None], n_iterations, diagonal(penalty.diagonal, OF_GRAM)
+        )
+        x = np.maximum(solved[0, 0], np.float32(lowest))
     return x
 
 

@@ -8,12 +8,10 @@ from ellipses import analytic_sinogram, pixelated
 
 from ldmpir_edge.errors import ScanDataError, ShapeError
 from ldmpir_edge.physics import ct_problem
-from ldmpir_edge.physics.ct_problem import build_ct_problem, grid_center_mm, view_note
-from ldmpir_edge.physics.fbp import convolve_detectors, hann_ramp_kernel, view_weights
+from ldmpir_edge.physics.ct_problem import build_ct_problem, view_note
 from ldmpir_edge.physics.geometry import RadonGeometry
 from ldmpir_edge.physics.noise import add_poisson_gaussian
 from ldmpir_edge.physics.normal import NORMAL_OPERATORS
-from ldmpir_edge.physics.radon import RadonOp
 from ldmpir_edge.physics.rebin import rebin_to_parallel
 
 MU_WATER = 0.02
@@ -248,14 +246,14 @@ def test_a_missing_wedge_gets_more_iterations(monkeypatch, kind, degrees, n_view
     )
     given = []
 
-    def watch(gram, residuals, start, weight, *, n_iterations, lowest):
+    def watch(gram, b, start, weight, *, n_iterations, lowest):
         given.append(n_iterations)
         return start
 
     monkeypatch.setattr(ct_problem, "lagged_diffusivity", watch)
     sinogram = np.zeros((n_views, 60), np.float32)
     build_ct_problem(sinogram, geometry, (32, 32), 1.0, mu_water_per_mm=MU_WATER, photons=1e5)
-    few, many = (8, 16) if fan else (16, 48)
+    few, many = (8, 16) if fan else (8, 48)
     assert given == [many if is_limited else few]
 
 
@@ -275,49 +273,20 @@ def blobs_and_their_integrals(geometry, n, rng):
     return image.astype(np.float32), sinogram.astype(np.float32)
 
 
-def test_few_views_are_projected_as_they_were_measured(monkeypatch, rng):
-    """The convolution alone, which interpolates between the rays, leaves an error."""
+def test_what_lies_between_the_detectors_is_kept(rng):
+    """Back-projection that interpolates linearly lost it: the error was 0.034 of the image."""
     geometry = RadonGeometry("parallel", np.arange(45) * np.pi / 45, 124, detector_spacing_mm=1.0)
     image, sinogram = blobs_and_their_integrals(geometry, 96, rng)
-
-    def error():
-        problem = build_ct_problem(
-            sinogram, geometry, image.shape, 1.0, mu_water_per_mm=MU_WATER, photons=1e6
-        )
-        return np.linalg.norm(crop(problem.x1, problem) * 2 * MU_WATER - image)
-
-    projected = error()
-    monkeypatch.setattr(ct_problem, "PROJECTED_VIEWS", 0)
-    assert projected < 0.75 * error()
-
-
-def test_around_the_classical_image_the_engine_is_told_what_the_rays_say():
-    """Value and gradient there are those of the projector, though the operator is a convolution."""
-    geometry = SCANS["parallel"]
-    problem = problem_of("parallel")
-    height, width = problem.b.shape[1:]
-    crop_at = problem.crop
-    op = RadonOp(
-        geometry, (height, width), 1.0, center_mm=grid_center_mm(crop_at, (height, width), 1.0)
+    problem = build_ct_problem(
+        sinogram, geometry, image.shape, 1.0, mu_water_per_mm=MU_WATER, photons=1e6
     )
-    weights = view_weights(geometry.angles_rad, np.pi)[:, None]
-    y = analytic_sinogram(geometry) / (2 * MU_WATER)
-    left = y - op.forward(problem.x1[0].astype(np.float64))
-    taps = hann_ramp_kernel(geometry.n_detectors, geometry.iso_spacing_mm)
-    filtered = weights * convolve_detectors(left, taps)
-    downhill = problem.b[0] - apply_gram(problem, problem.x1)[0]
-    expected = op.adjoint(filtered)
-    # The scale λ is the problem's own; it is one number.
-    scale = np.vdot(downhill, expected) / np.vdot(downhill, downhill)
-    np.testing.assert_allclose(downhill, expected / scale, atol=1e-4 * np.abs(problem.b).max())
-    assert residual_energy(problem, problem.x1) == pytest.approx(
-        np.vdot(left, filtered) / scale, rel=1e-2
-    )
+    error = np.linalg.norm(crop(problem.x1, problem) * 2 * MU_WATER - image)
+    assert error < 0.026 * np.linalg.norm(image)
 
 
 @pytest.mark.parametrize(("pitch_mm", "degrees"), [(1.5, 120), (3.0, 120), (3.5, 180)])
-def test_coarse_detectors_do_not_make_the_passes_grow(pitch_mm, degrees):
-    """Thin rays that far apart alias more than the convolution, which solves for them, knows."""
+def test_coarse_detectors_give_no_worse_than_back_projection(pitch_mm, degrees):
+    """Thin rays that far apart alias."""
     geometry = RadonGeometry(
         "parallel", np.arange(60) * np.radians(degrees) / 60, int(160 / pitch_mm), pitch_mm
     )

@@ -10,6 +10,7 @@ from ldmpir_edge.errors import ShapeError
 from ldmpir_edge.physics.fbp import (
     convolve_detectors,
     fbp,
+    finer,
     hann_ramp_kernel,
     ramp_kernel,
     redundancy_weights,
@@ -151,3 +152,14 @@ def test_the_phantom_is_inside_every_fan():
         for g in SCANS.values()
         if g.is_fan
     )
+
+
+@pytest.mark.parametrize("factor", [2, 5])
+def test_finer_samples_are_those_of_the_same_wave(factor):
+    n = 24
+    wave = lambda x: 1 + np.cos(2 * np.pi * 3 * x / n) + 0.5 * np.sin(2 * np.pi * 11 * x / n)  # noqa: E731
+    between = finer(wave(np.arange(n)), factor)
+    np.testing.assert_allclose(between, wave(np.arange(n * factor) / factor), atol=1e-12)
+    # The highest frequency is a cosine, and stays one.
+    highest = finer((-1.0) ** np.arange(n), factor)
+    np.testing.assert_allclose(highest, np.cos(np.pi * np.arange(n * factor) / factor), atol=1e-12)

@@ -37,7 +37,7 @@ def projected(image, geometry, spacing_mm, finer=1):
     """Project an image of a finer grid and filter back: what the tables stand for."""
     shape = tuple(n // finer for n in image.shape)
     sinogram = RadonOp(geometry, image.shape, spacing_mm / finer).forward(image)
-    return fbp(sinogram, geometry, shape, spacing_mm, kernel=hann_ramp_kernel)
+    return fbp(sinogram, geometry, shape, spacing_mm, kernel=hann_ramp_kernel, oversampling=8)
 
 
 def relative(result, expected):

@@ -48,8 +48,7 @@ def test_the_penalty_is_symmetric_and_knows_its_diagonal(rng):
     assert np.linalg.eigvalsh(matrix)[0] > -1e-9
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3])
-def test_the_passes_come_to_what_another_solver_finds(rng, monkeypatch, share):
+def test_the_passes_come_to_what_another_solver_finds(rng, monkeypatch):
     """Against scipy's quasi-Newton minimiser of the same sum."""
     shape = (8, 9)
     matrix = rng.standard_normal((50, 72)) / 12
@@ -57,12 +56,9 @@ def test_the_passes_come_to_what_another_solver_finds(rng, monkeypatch, share):
     truth[2:6, 3:7] = 1
     y = matrix @ truth.reshape(-1) + 0.01 * rng.standard_normal(50)
     b = (matrix.T @ y).reshape(shape).astype(np.float32)
-    exact = (matrix.T @ matrix).astype(np.float32)
-    # Of a system that is a little off: the residuals lead to the minimum all the same.
-    gram = exact + share * np.diag(np.diag(exact))
+    gram = (matrix.T @ matrix).astype(np.float32)
     weight, edge = 0.01, SMOOTHING[-1]
-    passes = (*SMOOTHING, *[edge] * 30)
-    monkeypatch.setattr("ldmpir_edge.physics.total_variation.SMOOTHING", passes)
+    monkeypatch.setattr("ldmpir_edge.physics.total_variation.SMOOTHING", (*SMOOTHING, *[edge] * 20))
 
     def objective(x):
         return 0.5 * np.sum((matrix @ x - y) ** 2) + weight * total_variation(
@@ -71,7 +67,7 @@ def test_the_passes_come_to_what_another_solver_finds(rng, monkeypatch, share):
 
     solved = lagged_diffusivity(
         lambda v: (gram @ v.reshape(-1)).reshape(shape),
-        [lambda x: b - (exact @ x.reshape(-1)).reshape(shape)] * len(passes),
+        b,
         np.zeros(shape, np.float32),
         weight,
         n_iterations=60,
@@ -83,8 +79,7 @@ def test_the_passes_come_to_what_another_solver_finds(rng, monkeypatch, share):
 
 def test_no_value_is_below_the_lowest(rng):
     b = rng.standard_normal((8, 8)).astype(np.float32)
-    residuals = [lambda x: b - x] * len(SMOOTHING)
-    solved = lagged_diffusivity(lambda v: v, residuals, b, 1e-3, n_iterations=3, lowest=0.25)
+    solved = lagged_diffusivity(lambda v: v, b, b, 1e-3, n_iterations=3, lowest=0.25)
     assert solved.min() == 0.25
 
 

@@ -61,16 +61,28 @@ def convolve_detectors(sinogram: Floats, taps: NDArray[np.float64]) -> Floats:
     return filtered.astype(sinogram.dtype, copy=False)
 
 
-def finer(samples: Floats, factor: int) -> Floats:
+def finer(samples: Floats, factor: int, band: float = 1.0) -> Floats:
     """Interpolate one period of an even number of real samples to `factor` times as many.
 
-    Between them lies what holds no frequency above theirs. The dtype stays.
+    Between them lies what holds no frequency above theirs, or above the share `band` of their
+    highest. The dtype stays.
     """
     spectrum = np.fft.rfft(samples)
     # The highest frequency is one of two in a longer transform.
     spectrum[-1] /= 2
+    spectrum[int(band * (spectrum.size - 1)) + 1 :] = 0
     n = samples.size * factor
     return (np.fft.irfft(spectrum, n) * factor).astype(samples.dtype, copy=False)
+
+
+def pixel_band(geometry: RadonGeometry, theta: float, pixel_spacing_mm: float) -> float:
+    """Return up to which share of a view's highest frequency the pixels hold any; at most 1.
+
+    Parallel beams at angle `theta`; the pixels are samples of an image without frequencies above
+    half their rate along either axis.
+    """
+    axis = pixel_spacing_mm * max(abs(np.cos(theta)), abs(np.sin(theta)))
+    return float(min(1.0, geometry.spacing / axis))
 
 
 def view_weights(angles_rad: NDArray[np.float64], period: float) -> NDArray[np.float64]:
@@ -166,8 +178,9 @@ def fbp(
     kernel
         The filter's taps by number and detector spacing: `ramp_kernel` or `hann_ramp_kernel`.
     oversampling
-        How many times as fine the filtered views are made, band-limited, before they are
-        interpolated linearly. With 1 that interpolation dims and folds their high frequencies.
+        Parallel beams: how many times as fine the filtered views are made, band-limited and
+        without what the pixels cannot hold, before they are interpolated linearly. With 1 that
+        interpolation dims and folds their high frequencies, and the pixels fold them, too.
 
     Returns
     -------
@@ -193,7 +206,9 @@ def fbp(
         # Beyond the last detector the filtered view is taken as zero.
         samples = filtered[view]
         if oversampling > 1:
-            samples = finer(np.pad(samples, (0, geometry.n_detectors)), oversampling)[:n_samples]
+            band = pixel_band(geometry, float(geometry.angles_rad[view]), pixel_spacing_mm)
+            period = np.pad(samples, (0, geometry.n_detectors))
+            samples = finer(period, oversampling, band)[:n_samples]
         padded = np.pad(samples, 1)
         index = np.clip(index * oversampling + 1, 0, n_samples + 1 - 1e-3)
         left = index.astype(np.intp)

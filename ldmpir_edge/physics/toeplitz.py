@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmpir_edge.physics.fbp import finer, hann_ramp_kernel, view_weights
+from ldmpir_edge.physics.fbp import finer, hann_ramp_kernel, pixel_band, view_weights
 from ldmpir_edge.physics.fourier import fft_module
 from ldmpir_edge.physics.geometry import RadonGeometry
 from ldmpir_edge.physics.power_iteration import largest_eigenvalue
@@ -128,13 +128,19 @@ def point_spread(
     """
     height, width = image_shape
     h = pixel_spacing_mm
-    profile, step = _view_profile(geometry, float(np.hypot(height, width)) * h)
+    reach_mm = float(np.hypot(height, width)) * h
+    step = geometry.spacing / OVERSAMPLING
+    profiles: dict[float, NDArray[np.float64]] = {}
     rows = np.arange(height + 1)[:, None]
     columns = np.arange(-width, width)[None, :]
     half = np.zeros((height + 1, 2 * width))
     for theta, weight in zip(
         geometry.angles_rad, view_weights(geometry.angles_rad, np.pi), strict=True
     ):
+        band = pixel_band(geometry, float(theta), h)
+        if band not in profiles:
+            profiles = {band: _view_profile(geometry, reach_mm, band)}
+        profile = profiles[band]
         # Rows count downwards, y upwards.
         shift = np.abs(columns * (h * np.cos(theta) / step) - rows * (h * np.sin(theta) / step))
         index = shift.astype(np.intp)
@@ -146,18 +152,17 @@ def point_spread(
     return np.concatenate([half, mirrored[-2:0:-1]])
 
 
-def _view_profile(geometry: RadonGeometry, reach_mm: float) -> tuple[NDArray[np.float64], float]:
+def _view_profile(geometry: RadonGeometry, reach_mm: float, band: float) -> NDArray[np.float64]:
     """Tabulate the ramp filter between its taps, in 1/mm², against the shift along û.
 
-    Returns
-    -------
-        The table from 0 to `reach_mm` at least, and its step in mm.
+    From 0 to `reach_mm` at least, `OVERSAMPLING` values a detector; without its frequencies above
+    the share `band`.
     """
     pitch = geometry.spacing
     taps = hann_ramp_kernel(int(reach_mm / pitch) + 3, pitch)
     period = np.concatenate([taps, np.zeros(1), taps[:0:-1]])
-    table = finer(period, OVERSAMPLING)[: taps.size * OVERSAMPLING].astype(np.float64)
-    return table / pitch, pitch / OVERSAMPLING
+    table = finer(period, OVERSAMPLING, band)[: taps.size * OVERSAMPLING].astype(np.float64)
+    return table / pitch
 
 
 def _dft_block(n: int, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float32]:

@@ -163,3 +163,16 @@ def test_finer_samples_are_those_of_the_same_wave(factor):
     # The highest frequency is a cosine, and stays one.
     highest = finer((-1.0) ** np.arange(n), factor)
     np.testing.assert_allclose(highest, np.cos(np.pi * np.arange(n * factor) / factor), atol=1e-12)
+
+
+@pytest.mark.parametrize(("frequency", "stays"), [(0.3, True), (0.7, False)])
+def test_waves_that_pixels_cannot_hold_do_not_fold_into_them(frequency, stays):
+    """In cycles a pixel of detectors of half a pixel; 0.7 would show as 0.3."""
+    geometry = RadonGeometry("parallel", np.zeros(1), 256, detector_spacing_mm=0.5)
+    u = (np.arange(256) - 127.5) * 0.5
+    view = (np.hanning(256) * np.cos(2 * np.pi * frequency * u))[None]
+    folded, kept = (
+        np.linalg.norm(fbp(view, geometry, (64, 64), 1.0, kernel=hann_ramp_kernel, oversampling=n))
+        for n in (1, 8)
+    )
+    assert kept > 0.8 * folded if stays else kept < 0.01 * folded

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,17 +131,15 @@ def point_spread(
     h = pixel_spacing_mm
     reach_mm = float(np.hypot(height, width)) * h
     step = geometry.spacing / OVERSAMPLING
-    profiles: dict[float, NDArray[np.float64]] = {}
+    # Views have one band unless detectors are finer than the pixels.
+    profile_of = lru_cache(maxsize=1)(partial(_view_profile, geometry, reach_mm))
     rows = np.arange(height + 1)[:, None]
     columns = np.arange(-width, width)[None, :]
     half = np.zeros((height + 1, 2 * width))
     for theta, weight in zip(
         geometry.angles_rad, view_weights(geometry.angles_rad, np.pi), strict=True
     ):
-        band = pixel_band(geometry, float(theta), h)
-        if band not in profiles:
-            profiles = {band: _view_profile(geometry, reach_mm, band)}
-        profile = profiles[band]
+        profile = profile_of(pixel_band(geometry, float(theta), h))
         # Rows count downwards, y upwards.
         shift = np.abs(columns * (h * np.cos(theta) / step) - rows * (h * np.sin(theta) / step))
         index = shift.astype(np.intp)

@@ -80,7 +80,8 @@ def test_a_real_slice_passes_better_than_through_the_projector(n_views, pitch, g
     tables = toeplitz_tables(geometry, image.shape, spacing_mm)
     expected = projected(fine, geometry, spacing_mm, 2) / tables.norm
     error = relative(gram(image, tables), expected)
-    assert error < 0.02
+    # Finer detectors see more of what lies between the pixels.
+    assert error < (0.015 if pitch >= 1 else 0.02)
     joseph = projected(image, geometry, spacing_mm) / tables.norm
     assert error < gain * relative(joseph, expected)
 

@@ -32,9 +32,9 @@ from ldmpir_edge.training.augment import (
 from ldmpir_edge.training.images import ImageStack
 from ldmpir_edge.training.recipe import Recipe, TrainingTask
 
-P_NATIVE = 0.65
+P_NATIVE = 0.75
 """Share of the images that are not resampled."""
-P_SHORTER = 0.5
+P_SHORTER = 0.75
 """Share of the MR images not resampled that lose the outer part of k-space, which may be zero."""
 P_DISCS = 0.5
 """Share of the images that get discs."""

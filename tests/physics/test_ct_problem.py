@@ -253,7 +253,7 @@ def test_a_missing_wedge_gets_more_iterations(monkeypatch, kind, degrees, n_view
     monkeypatch.setattr(ct_problem, "lagged_diffusivity", watch)
     sinogram = np.zeros((n_views, 60), np.float32)
     build_ct_problem(sinogram, geometry, (32, 32), 1.0, mu_water_per_mm=MU_WATER, photons=1e5)
-    few, many = (8, 16) if fan else (8, 48)
+    few, many = (12, 16) if fan else (8, 48)
     assert given == [many if is_limited else few]
 
 
@@ -278,10 +278,32 @@ def test_what_lies_between_the_detectors_is_kept(rng):
     geometry = RadonGeometry("parallel", np.arange(45) * np.pi / 45, 124, detector_spacing_mm=1.0)
     image, sinogram = blobs_and_their_integrals(geometry, 96, rng)
     problem = build_ct_problem(
-        sinogram, geometry, image.shape, 1.0, mu_water_per_mm=MU_WATER, photons=1e6
+        sinogram, geometry, image.shape, 1.0, mu_water_per_mm=MU_WATER, photons=1e5
     )
     error = np.linalg.norm(crop(problem.x1, problem) * 2 * MU_WATER - image)
     assert error < 0.026 * np.linalg.norm(image)
+
+
+def test_the_variance_of_the_noise_weighs_the_prior(monkeypatch):
+    """Ten times the photons are a tenth of the weight, but for the floor and the share of noise."""
+    geometry = RadonGeometry("parallel", np.arange(90) * np.pi / 90, 60, detector_spacing_mm=1.5)
+    weights = []
+
+    def watch(gram, b, start, weight, **options):
+        weights.append(weight)
+        return start
+
+    monkeypatch.setattr(ct_problem, "lagged_diffusivity", watch)
+    sinogram = np.full((90, 60), 0.5, np.float32)
+    noise = [
+        build_ct_problem(
+            sinogram, geometry, (32, 32), 1.0, mu_water_per_mm=MU_WATER, photons=photons
+        ).noise_level
+        for photons in (1e12, 1e6, 1e5, 10.0)
+    ]
+    none, little, more, most = weights
+    assert (more - none) / (little - none) == pytest.approx(10, rel=0.02)
+    assert most == pytest.approx(0.75 * noise[-1], rel=0.02)
 
 
 @pytest.mark.parametrize(("pitch_mm", "degrees"), [(1.5, 120), (3.0, 120), (3.5, 180)])

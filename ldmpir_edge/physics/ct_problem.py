@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from ldmpir_edge.errors import ScanDataError, ShapeError
 from ldmpir_edge.physics.fbp import (
+    CONSISTENT,
+    RAMP,
+    back_projections,
     convolve_detectors,
-    fbp,
     hann_ramp_kernel,
     redundancy_weights,
     view_range,
@@ -39,9 +41,6 @@ N_ITERATIONS = {"toeplitz": 8, "rays": 12}
 N_ITERATIONS_LIMITED = {"toeplitz": 48, "rays": 16}
 """The same where a wedge of angles is missing, which is slow to fill; convolutions are cheap."""
 MISSING_WEDGE_RAD = np.pi / 12
-OVERSAMPLING = 8
-"""Of the filtered views before back-projection; linear interpolation then errs by 1 % of what lies
-at their highest frequency."""
 LEAST_WEIGHT, NOISE_WEIGHT, LARGEST_SHARE = 6e-4, 25.0, 0.75
 """λ of total variation = LEAST_WEIGHT + NOISE_WEIGHT · noise², or LARGEST_SHARE · noise in place of
 the latter where that is less: beside a likelihood, the variance of the noise is what weighs a
@@ -118,22 +117,20 @@ def build_ct_problem(
     y = line_integrals / np.float32(2 * mu_water_per_mm)
     weighted = model.row_scale * y
     filtered = convolve_detectors(weighted, model.taps)
-    if model.family == "toeplitz":
+    unreconstructed, *consistent = back_projections(
+        y,
+        geometry,
+        model.op.domain_shape,
+        pixel_spacing_mm,
         # Joseph's own adjoint would fold the detectors' noise and aliasing into the image.
-        b = fbp(
-            y,
-            geometry,
-            model.op.domain_shape,
-            pixel_spacing_mm,
-            center_mm=model.op.center_mm,
-            kernel=hann_ramp_kernel,
-            oversampling=OVERSAMPLING,
-        ) * np.float32(adjoint_scale(geometry, pixel_spacing_mm) / model.norm)
+        (RAMP, CONSISTENT) if model.family == "toeplitz" else (RAMP,),
+        center_mm=model.op.center_mm,
+    )
+    if consistent:
+        scale = adjoint_scale(geometry, pixel_spacing_mm) / model.norm
+        b = consistent[0] * np.float32(scale)
     else:
         b = model.op.adjoint(model.row_scale * filtered) / np.float32(model.norm)
-    unreconstructed = fbp(
-        y, geometry, model.op.domain_shape, pixel_spacing_mm, center_mm=model.op.center_mm
-    )
     variance = line_integral_variance(line_integrals, photons) * model.row_scale**2
     gain = model.taps[0] / (model.norm * (2 * mu_water_per_mm) ** 2)
     noise_level = float(np.sqrt(gain * variance.mean(dtype=np.float64)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,12 @@ GAP_FACTOR = 4.0
 """A gap between views this many times the median is a missing wedge, not a wide step."""
 REPEATED = 1e-2
 """Views nearer than this share of an even step are the same view again."""
+BAND_LIMITED = 8
+"""Samples a detector of band-limited interpolation; linear interpolation between them errs by 1 %
+of what lies at the detectors' highest frequency."""
+TABULATED = 256
+"""Entries a detector of the tables of which a pixel takes the nearest, which is quicker than
+interpolating for each; 64 cost 0.06 dB of an image of little noise."""
 
 
 def ramp_kernel(n_taps: int, spacing: float) -> NDArray[np.float64]:
@@ -151,6 +158,29 @@ def redundancy_weights(geometry: RadonGeometry) -> NDArray[np.float64]:
     return weights
 
 
+@dataclass(frozen=True)
+class ViewFilter:
+    """What back-projection does to the views first.
+
+    Attributes
+    ----------
+    kernel
+        The filter's taps by number and detector spacing.
+    band_limited
+        For parallel beams: whether the filtered views hold nothing between the detectors that is
+        above the detectors' band or the pixels', in place of linear interpolation. That dims and
+        folds their high frequencies, and the pixels fold them, too.
+    """
+
+    kernel: Callable[[int, float], NDArray[np.float64]]
+    band_limited: bool
+
+
+RAMP = ViewFilter(ramp_kernel, band_limited=False)
+CONSISTENT = ViewFilter(hann_ramp_kernel, band_limited=True)
+"""Of the data consistency of parallel beams."""
+
+
 def fbp(
     sinogram: Floats,
     geometry: RadonGeometry,
@@ -158,8 +188,6 @@ def fbp(
     pixel_spacing_mm: float,
     *,
     center_mm: tuple[float, float] = (0.0, 0.0),
-    kernel: Callable[[int, float], NDArray[np.float64]] = ramp_kernel,
-    oversampling: int = 1,
 ) -> Floats:
     """Reconstruct one slice by filtered back-projection.
 
@@ -175,12 +203,6 @@ def fbp(
         Edge of the square pixels.
     center_mm
         `(x, y)` of the image's centre relative to the rotation centre.
-    kernel
-        The filter's taps by number and detector spacing: `ramp_kernel` or `hann_ramp_kernel`.
-    oversampling
-        Parallel beams: how many times as fine the filtered views are made, band-limited and
-        without what the pixels cannot hold, before they are interpolated linearly. With 1 that
-        interpolation dims and folds their high frequencies, and the pixels fold them, too.
 
     Returns
     -------
@@ -193,28 +215,58 @@ def fbp(
 
     Source: Kak & Slaney, Principles of Computerized Tomographic Imaging, chapter 3.
     """
+    return back_projections(
+        sinogram, geometry, image_shape, pixel_spacing_mm, (RAMP,), center_mm=center_mm
+    )[0]
+
+
+def back_projections(
+    sinogram: Floats,
+    geometry: RadonGeometry,
+    image_shape: tuple[int, int],
+    pixel_spacing_mm: float,
+    filters: Sequence[ViewFilter],
+    *,
+    center_mm: tuple[float, float] = (0.0, 0.0),
+) -> list[Floats]:
+    """Back-project the views behind each of the filters: see `fbp`, which takes the ramp alone.
+
+    Where the pixels lie on the detector is worked out once for all. Raises what `fbp` does.
+    """
     expected = (geometry.n_views, geometry.n_detectors)
     if sinogram.shape != expected:
         raise ShapeError(f"sinogram has shape {sinogram.shape}; the geometry says {expected}")
-    filtered = _filter_views(sinogram, geometry, kernel)
+    stacks = [_filter_views(sinogram, geometry, view_filter.kernel) for view_filter in filters]
     centres = pixel_centres(image_shape, pixel_spacing_mm, center_mm)
     x, y = (axis.astype(sinogram.dtype) for axis in centres)
-    image = np.zeros(image_shape, sinogram.dtype)
-    n_samples = geometry.n_detectors * oversampling
-    for view in range(geometry.n_views):
+    images = [np.zeros(image_shape, sinogram.dtype) for _ in filters]
+    for view, theta in enumerate(geometry.angles_rad):
         index, magnification = geometry.detector_index(view, x, y)
-        # Beyond the last detector the filtered view is taken as zero.
-        samples = filtered[view]
-        if oversampling > 1:
-            band = pixel_band(geometry, float(geometry.angles_rad[view]), pixel_spacing_mm)
-            period = np.pad(samples, (0, geometry.n_detectors))
-            samples = finer(period, oversampling, band)[:n_samples]
-        padded = np.pad(samples, 1)
-        index = np.clip(index * oversampling + 1, 0, n_samples + 1 - 1e-3)
-        left = index.astype(np.intp)
-        values = padded[left] + (index - left) * np.diff(padded)[left]
-        image += values if magnification is None else values * magnification**2
-    return image
+        # The tables start one detector before the first; half an entry more rounds to the nearest.
+        place = (index * TABULATED + (TABULATED + 0.5)).astype(np.intp)
+        for image, filtered, view_filter in zip(images, stacks, filters, strict=True):
+            samples, factor = filtered[view], 1
+            if view_filter.band_limited and not geometry.is_fan:
+                factor = BAND_LIMITED
+                band = pixel_band(geometry, float(theta), pixel_spacing_mm)
+                period = np.pad(samples, (0, samples.size))
+                samples = finer(period, factor, band)[: samples.size * factor]
+            values = _table(samples, factor).take(place, mode="clip")
+            image += values if magnification is None else values * magnification**2
+    return images
+
+
+def _table(samples: Floats, factor: int) -> Floats:
+    """Interpolate a view linearly, from a detector before the first to one behind the last.
+
+    `samples` are `factor` for each detector; the table has `TABULATED`. Beyond them all is zero.
+    """
+    n = TABULATED // factor
+    padded = np.pad(samples, 1)
+    share = (np.arange(n) / n).astype(samples.dtype)
+    between = padded[:-1, None] + np.diff(padded)[:, None] * share
+    # Finer samples begin nearer to the first detector.
+    return np.pad(between.reshape(-1), (TABULATED - n, 1))
 
 
 def _filter_views(

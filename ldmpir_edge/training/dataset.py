@@ -174,9 +174,12 @@ class SimulatedScans(Dataset[TrainingItem]):
         for _ in range(N_VIEWS):
             stack = self.stacks[rng.choice(len(self.stacks), p=weights / weights.sum())]
             raw = stack.slices[rng.integers(len(stack.slices))].astype(np.float32)
-            view = native_view if rng.random() < P_NATIVE else random_view
+            is_mr = stack.modality == "mr"
+            # Who asks for a finer grid wants what it can hold, not an empty top of the spectrum.
+            is_full = is_mr and task == "super-resolve"
+            view = native_view if is_full or rng.random() < P_NATIVE else random_view
             # Resampling would only enlarge it again.
-            if view is native_view and stack.modality == "mr" and rng.random() < P_SHORTER:
+            if view is native_view and is_mr and (is_full or rng.random() < P_SHORTER):
                 raw = shorter_kspace(raw, rng)
             image = above_air(view, raw, stack.modality, size, rng)
             if stack.modality == "mr":

@@ -66,6 +66,30 @@ def test_echo_uses_every_example_equally_often_in_an_order_of_the_seed(mr):
     ]
 
 
+def test_what_is_super_resolved_fills_its_spectrum(rng, monkeypatch):
+    """Scanners fill k-space up with zeros: a finer grid of that holds nothing more."""
+    monkeypatch.setattr(dataset, "P_SHORTER", 0.0)
+    monkeypatch.setattr(dataset, "P_NATIVE", 1.0)
+    monkeypatch.setattr(dataset, "P_DISCS", 0.0)
+    monkeypatch.setattr(dataset, "random_contrast", lambda image, rng: image)
+    filled = np.fft.fftshift(np.fft.fft2(rng.standard_normal((128, 128))))
+    outside = np.abs(np.arange(128) - 64) > 50
+    filled[outside] = filled[:, outside] = 0
+    texture = np.fft.ifft2(np.fft.ifftshift(filled)).real
+    y, x = np.mgrid[-64:64, -64:64]
+    image = np.exp(-(x**2 + y**2) / 2 / 14**2) * (1 + 0.2 * texture)
+    stack = ImageStack("zero-filled", "mr", image[None].astype(np.float32))
+
+    def top(task):
+        recipe = MIX.model_copy(update={"tasks": {task: 1.0}})
+        targets = [scans([stack], recipe, sizes=(128,))[k]["target"][0, 0] for k in range(6)]
+        spectra = [np.fft.fftshift(np.abs(np.fft.fft2(target)) ** 2) for target in targets]
+        edge = np.abs(np.arange(128) - 64) > 58
+        return [min(s[edge].sum(), s[:, edge].sum()) / s.sum() for s in spectra]
+
+    assert min(top("super-resolve")) > 10 * max(top("inpaint"))
+
+
 def test_an_echoed_example_is_simulated_once(mr, monkeypatch):
     data = scans([mr], length=2 * ECHO_BLOCK, echo=2)
     made: list[int] = []

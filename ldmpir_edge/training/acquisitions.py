@@ -50,6 +50,8 @@ class Example:
 
 P_FBP_NOISE = 0.4
 """Share of the CT images to denoise whose noise went through a reconstruction."""
+P_MISSING = (0.5, 0.25, 0.25)
+"""Shares of pixels, columns and rectangles among what is to inpaint."""
 OWN_NOISE = 1.3
 """An estimate of the noise of an image with noise added may be this many times what was added."""
 
@@ -285,7 +287,7 @@ def simulate_inpaint(
 ) -> Example:
     """Lose random pixels, a few columns, or rectangles."""
     known = np.ones(image.shape, bool)
-    kind = rng.integers(3)
+    kind = rng.choice(3, p=P_MISSING)
     if kind == 0:
         known = rng.random(image.shape) > rng.uniform(0.1, 0.7)
     elif kind == 1:

@@ -2,13 +2,14 @@
 
     python benchmarks/data_weight.py WEIGHTS --factor 0.4 -o weights.safetensors
 
-λ, which weighs the network's answer against the data, is (noise level / error)², and the error is
-learned by what serves the mean error best. Where the data leave open whether something faint is
-there, that answer is "less of it": small lesions come back dimmer. A smaller λ gives back a part.
+λ, which weighs the network's answer against the data, is (noise level / error)² and a least value,
+and the error is learned by what serves the mean error best. Where the data leave open whether
+something faint is there, that answer is "less of it": small lesions come back dimmer. A smaller λ
+gives back a part. What is changed here is the noise's part.
 
 The layer that states the error is shared by all tasks. Its change is the least-squares one that
 moves the logarithm by what is wanted for this task, and by nothing for every other, over all bridge
-times and noise levels; the largest deviation is printed. Nothing else of the weights changes.
+times and noise levels; what came of it is printed. Nothing else of the weights changes.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def embeddings(model: LdmPir, task: Task, modality: Modality) -> torch.Tensor:
 
 @torch.no_grad()
 def change(model: LdmPir, task: Task, factor: float) -> dict[str, tuple[float, float]]:
-    """Multiply λ of `task` by `factor`, in place.
+    """Multiply (noise level / error)² of `task` by `factor`, in place.
 
     Returns the least and the largest factor that came out, by task and modality.
     """
@@ -68,12 +69,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path)
     parser.add_argument("--task", choices=TASKS, default="mri")
-    parser.add_argument("--factor", type=float, required=True, help="of λ")
+    parser.add_argument("--factor", type=float, required=True, help="of (noise level / error)²")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     model = load_weights(args.weights)
     for name, (least, most) in change(model, args.task, args.factor).items():
-        print(f"{name:20s} λ times {least:.3f} to {most:.3f}")
+        print(f"{name:20s} (noise level / error)² times {least:.3f} to {most:.3f}")
     save_weights(model, args.output)
 
 

@@ -42,7 +42,7 @@ N_ITERATIONS_LIMITED = {"toeplitz": 48, "rays": 16}
 """The same where a wedge of angles is missing, which is slow to fill; convolutions are cheap."""
 MISSING_WEDGE_RAD = np.pi / 12
 LEAST_WEIGHT, NOISE_WEIGHT, LARGEST_SHARE = 6e-4, 25.0, 0.75
-"""λ of total variation = LEAST_WEIGHT + NOISE_WEIGHT · noise², or LARGEST_SHARE · noise in place of
+"""μ of total variation = LEAST_WEIGHT + NOISE_WEIGHT · noise², or LARGEST_SHARE · noise in place of
 the latter where that is less: beside a likelihood, the variance of the noise is what weighs a
 prior. The first is for few views and the pixels' size, which leave an error, too. In proportion to
 the noise itself, 120 views of 10⁶ photons come out 1.4 dB lower and 60 views 0.7 dB."""
@@ -92,7 +92,7 @@ def build_ct_problem(
         `noise_level` the root mean square of the noise in F^½ r y / √λ, so that ‖A'x − y'‖² of
         the true x is near `n_measurements` · `noise_level`²; `unreconstructed` the filtered
         back-projection; `x1` goes from there towards what minimises
-        ½ ‖A'x − y'‖² + λ TV(x) with λ from `LEAST_WEIGHT` and the noise, and is nowhere negative.
+        ½ ‖A'x − y'‖² + μ TV(x) with μ from `LEAST_WEIGHT` and the noise, and is nowhere negative.
         The grid is padded to multiples of 16 around the image, whose place in it is `crop`
         (fans: to a square); the images are computed on the whole grid, so the padding holds
         whatever the scan saw there.

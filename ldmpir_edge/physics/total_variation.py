@@ -73,7 +73,7 @@ def lagged_diffusivity(
     start
         x of before the first pass, `(H, W)` float32.
     weight
-        λ; that of the standard deviation of the noise of y suits a scan.
+        λ, in units of the image; for a scan it goes with the variance of the noise of y.
     n_iterations
         Of each pass.
     lowest

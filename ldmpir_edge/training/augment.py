@@ -15,8 +15,8 @@ MAX_DISCS = 16
 AIR: dict[Modality, float] = {"mr": 0.0, "ct": -1000.0}
 """Least value of an image: no signal, and HU of air."""
 
-KSPACE_SHARE = (0.62, 0.78)
-"""What scanners that interpolate measure of k-space along an axis."""
+KSPACE_SHARE = (0.62, 0.74)
+"""Less than what scanners that interpolate measure of k-space along an axis: three quarters."""
 
 View = Callable[[NDArray[np.float32], int, float, np.random.Generator], NDArray[np.float32]]
 """Makes a square image of so many pixels from an `(H, W)` one, the float being outside."""

@@ -274,7 +274,10 @@ def blobs_and_their_integrals(geometry, n, rng):
 
 
 def test_what_lies_between_the_detectors_is_kept(rng):
-    """Back-projection that interpolates linearly lost it: the error was 0.034 of the image."""
+    """Back-projection that interpolates linearly lost it: the error was 0.040 of the image.
+
+    The data have no noise; that of 10⁵ photons is told, for a prior that holds back streaks.
+    """
     geometry = RadonGeometry("parallel", np.arange(45) * np.pi / 45, 124, detector_spacing_mm=1.0)
     image, sinogram = blobs_and_their_integrals(geometry, 96, rng)
     problem = build_ct_problem(

@@ -6,10 +6,12 @@ from ellipses import PHANTOM, analytic_sinogram, pixelated
 from scipy.ndimage import binary_erosion
 from scipy.signal import convolve
 
-from ldmpir_edge.errors import ShapeError
+from ldmpir_edge.errors import ScanDataError, ShapeError
 from ldmpir_edge.physics.fbp import (
     CONSISTENT,
+    TABULATED,
     ViewFilter,
+    _table,
     back_projections,
     convolve_detectors,
     fbp,
@@ -146,6 +148,25 @@ def test_ramp_taps_have_the_ramps_spectrum(spacing):
 def test_a_sinogram_of_another_scan_is_refused():
     with pytest.raises(ShapeError, match=r"\(5, 280\).*\(180, 280\)"):
         fbp(np.zeros((5, 280)), SCANS["half turn"], (16, 16), 1.0)
+
+
+@pytest.mark.parametrize("name", ["flat fan", "arc fan"])
+def test_a_source_within_the_image_is_refused(name):
+    with pytest.raises(ScanDataError, match="source_origin_mm is 150"):
+        fbp(np.zeros((360, 280)), SCANS[name], (220, 220), 1.0)
+
+
+@pytest.mark.parametrize("factor", [1, 8])
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_a_table_is_the_linear_interpolation_between_the_samples(n, factor, rng):
+    samples = rng.standard_normal(n * factor)
+    table = _table(samples, factor)
+    detector = np.arange(len(table)) / TABULATED - 1
+    places = np.arange(-1, n * factor + 1) / factor
+    expected = np.interp(detector, places, np.pad(samples, 1), left=0, right=0)
+    np.testing.assert_allclose(table, expected, atol=1e-12)
+    assert detector[-1] >= n
+    assert table[0] == table[-1] == 0
 
 
 def test_the_phantom_is_inside_every_fan():

@@ -73,7 +73,7 @@ def test_what_is_super_resolved_fills_its_spectrum(rng, monkeypatch):
     monkeypatch.setattr(dataset, "P_DISCS", 0.0)
     monkeypatch.setattr(dataset, "random_contrast", lambda image, rng: image)
     filled = np.fft.fftshift(np.fft.fft2(rng.standard_normal((128, 128))))
-    outside = np.abs(np.arange(128) - 64) > 50
+    outside = np.abs(np.arange(128) - 64) > 48
     filled[outside] = filled[:, outside] = 0
     texture = np.fft.ifft2(np.fft.ifftshift(filled)).real
     y, x = np.mgrid[-64:64, -64:64]

@@ -32,9 +32,9 @@ from ldmpir_edge.training.augment import (
 from ldmpir_edge.training.images import ImageStack
 from ldmpir_edge.training.recipe import Recipe, TrainingTask
 
-P_NATIVE = 0.75
+P_NATIVE = 0.65
 """Share of the images that are not resampled; of MR images to super-resolve it is all."""
-P_SHORTER = 0.75
+P_SHORTER = 0.5
 """Share of the MR images not resampled that lose the outer part of k-space, which may be zero; of
 those to super-resolve it is all."""
 P_DISCS = 0.5

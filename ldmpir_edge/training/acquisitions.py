@@ -293,9 +293,11 @@ def simulate_inpaint(
     elif kind == 1:
         known[:, rng.random(image.shape[1]) < rng.uniform(0.02, 0.15)] = False
     else:
+        largest = min(24, min(image.shape) // 2)
         for _ in range(rng.integers(1, 6)):
-            y, x = (int(rng.integers(0, n - 24)) for n in image.shape)
-            known[y : y + int(rng.integers(4, 24)), x : x + int(rng.integers(4, 24))] = False
+            y, x = (int(rng.integers(0, n - largest)) for n in image.shape)
+            height, width = (int(n) for n in rng.integers(largest // 6, largest, 2))
+            known[y : y + height, x : x + width] = False
     problem = build_inpaint_problem(image, known, modality)
     return Example(problem, _target(image, problem))
 

@@ -207,3 +207,13 @@ def test_the_fan_sees_every_corner_of_the_image(monkeypatch):
     half_width = geometry.n_detectors / 2 * geometry.detector_spacing_mm
     half_fan = np.arctan(half_width / (geometry.source_origin_mm + geometry.origin_detector_mm))
     assert geometry.source_origin_mm * np.sin(half_fan) >= spacings[0] * 48 / np.sqrt(2)
+
+
+@pytest.mark.parametrize("size", [8, 16, 24])
+def test_rectangles_to_inpaint_fit_small_images(size, monkeypatch):
+    monkeypatch.setattr(acquisitions, "P_MISSING", (0.0, 0.0, 1.0))
+    rng = np.random.default_rng(3)
+    image = rng.random((size, size + 5)).astype(np.float32)
+    problems = [acquisitions.simulate_inpaint(image, "mr", rng).problem for _ in range(20)]
+    known = [p.tables["mask"][:size, : size + 5] for p in problems]
+    assert min(np.mean(mask) for mask in known) < 1

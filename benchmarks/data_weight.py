@@ -24,7 +24,7 @@ import torch
 from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.models.sampler import STEP_PRESETS, schedule
 from ldmpir_edge.models.weights import load_weights, save_weights
-from ldmpir_edge.physics.problem import MODALITIES, TASKS, Modality, Task
+from ldmpir_edge.physics.problem import MODALITIES, TASKS, Modality, Task, condition_vector
 
 NOISE_LEVELS = np.geomspace(1e-4, 0.3, 40)
 RIDGE = 1e-6
@@ -41,8 +41,7 @@ def embeddings(model: LdmPir, task: Task, modality: Modality) -> torch.Tensor:
     """Return those of all times and noise levels, and a column of 1: `(n, embedding + 1)`."""
     times = sorted({t for n in STEP_PRESETS for t in schedule(n, model.config.t_last)[:-1]})
     level = torch.tensor(NOISE_LEVELS, dtype=torch.float32)
-    asked = [float(name in (task, modality)) for name in (*TASKS, *MODALITIES)]
-    condition = torch.tensor(asked).expand(len(level), -1)
+    condition = torch.from_numpy(condition_vector(task, modality)).expand(len(level), -1)
     rows = torch.cat([model.embed(t, level, condition) for t in times])
     return torch.cat([rows, torch.ones(len(rows), 1)], dim=1).double()
 

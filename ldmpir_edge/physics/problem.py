@@ -71,11 +71,16 @@ class Problem:
 
     @property
     def condition(self) -> NDArray[np.float32]:
-        """The `(7,)` float32 condition vector: one-hot task, then one-hot modality."""
-        vector = np.zeros(len(TASKS) + len(MODALITIES), np.float32)
-        vector[TASKS.index(self.task)] = 1.0
-        vector[len(TASKS) + MODALITIES.index(self.modality)] = 1.0
-        return vector
+        """The condition vector of its task and modality, `(7,)` float32."""
+        return condition_vector(self.task, self.modality)
+
+
+def condition_vector(task: Task, modality: Modality) -> NDArray[np.float32]:
+    """Return the `(7,)` float32 condition vector: one-hot task, then one-hot modality."""
+    vector = np.zeros(len(TASKS) + len(MODALITIES), np.float32)
+    vector[TASKS.index(task)] = 1.0
+    vector[len(TASKS) + MODALITIES.index(modality)] = 1.0
+    return vector
 
 
 def mr_scaling(image: NDArray[np.inexact]) -> float:

@@ -183,7 +183,7 @@ class SimulatedScans(Dataset[TrainingItem]):
             if view is native_view and is_mr and (is_full or rng.random() < P_SHORTER):
                 raw = shorter_kspace(raw, rng)
             image = above_air(view, raw, stack.modality, size, rng)
-            if stack.modality == "mr":
+            if is_mr:
                 image = random_contrast(image, rng)
             plain = image
             if rng.random() < P_DISCS:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ldmpir_edge.models.weights import load_weights
-from ldmpir_edge.physics.problem import MODALITIES, TASKS
+from ldmpir_edge.physics.problem import condition_vector
 
 WEIGHTS = Path(__file__).parents[2] / "models" / "ldmpir-2m" / "weights.safetensors"
 SHAPE = (1, 2, 16, 16)
@@ -18,8 +18,7 @@ def data_terms(model, noise_level, t):
     """λ less its least value in a flat image, by task and modality: the model's own λ."""
     found = {}
     for task, modality in data_weight.served():
-        asked = [float(name in (task, modality)) for name in (*TASKS, *MODALITIES)]
-        condition = torch.tensor([asked])
+        condition = torch.from_numpy(condition_vector(task, modality))[None]
         level = torch.tensor([noise_level])
         embedding = model.embed(t, level, condition)
         trust = torch.zeros(1, 1, *SHAPE[2:])

@@ -82,6 +82,8 @@ def test_engines_are_compared_on_a_scan(scans):
         # An image that differs by so much has an error that differs by no more.
         difference = 10 ** (-row["psnr_db"] / 20)
         assert 10 ** (-row["reference_psnr_db"] / 20) == pytest.approx(of_first, abs=difference)
+    of_fp16 = others[0]["reference_psnr_db"]
+    assert of_fp16 == pytest.approx(first["reference_psnr_db"], abs=0.05)
     text = ldmpir_edge(*arguments)
     assert text.code == 0
     assert "mri, slices 0, 1 of brain.h5: beside the first that ran" in text.out

@@ -34,9 +34,12 @@ from ldmpir_edge.training.recipe import Recipe, TrainingTask
 
 P_NATIVE = 0.65
 """Share of the images that are not resampled; of MR images to super-resolve it is all."""
-P_SHORTER = 0.5
+P_SHORTER = 0.75
 """Share of the MR images not resampled that lose the outer part of k-space, which may be zero; of
 those to super-resolve it is all."""
+SIDE_MULTIPLE = 16
+"""Pixels of which the side of what such an image is seen in is a multiple. A border of zeros round
+it would be learned, too: that background without signal has no noise, either."""
 P_DISCS = 0.5
 """Share of the images that get discs."""
 DISC_HU = 400.0
@@ -83,7 +86,7 @@ class SimulatedScans(Dataset[TrainingItem]):
     recipe
         Gives the seed and the mix of tasks; a task that no image can serve is left out.
     sizes
-        Image sizes to draw from.
+        Image sizes to draw from. What has been cut in k-space to fewer pixels gets fewer.
     start, length
         First index and number of examples.
     echo
@@ -178,11 +181,13 @@ class SimulatedScans(Dataset[TrainingItem]):
             is_mr = stack.modality == "mr"
             # Who asks for a finer grid wants what it can hold, not an empty top of the spectrum.
             is_full = is_mr and task == "super-resolve"
-            view = native_view if is_full or rng.random() < P_NATIVE else random_view
+            view, side = native_view if is_full or rng.random() < P_NATIVE else random_view, size
             # Resampling would only enlarge it again.
             if view is native_view and is_mr and (is_full or rng.random() < P_SHORTER):
                 raw = shorter_kspace(raw, rng)
-            image = above_air(view, raw, stack.modality, size, rng)
+                fitting = max(raw.shape) // SIDE_MULTIPLE * SIDE_MULTIPLE
+                side = min(size, max(fitting, SIDE_MULTIPLE))
+            image = above_air(view, raw, stack.modality, side, rng)
             if is_mr:
                 image = random_contrast(image, rng)
             plain = image

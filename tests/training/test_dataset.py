@@ -84,10 +84,32 @@ def test_what_is_super_resolved_fills_its_spectrum(rng, monkeypatch):
         recipe = MIX.model_copy(update={"tasks": {task: 1.0}})
         targets = [scans([stack], recipe, sizes=(128,))[k]["target"][0, 0] for k in range(6)]
         spectra = [np.fft.fftshift(np.abs(np.fft.fft2(target)) ** 2) for target in targets]
-        edge = np.abs(np.arange(128) - 64) > 58
-        return [min(s[edge].sum(), s[:, edge].sum()) / s.sum() for s in spectra]
+        sides = [len(s) for s in spectra]
+        edges = [np.abs(np.arange(n) - n // 2) > 0.9 * n / 2 for n in sides]
+        return [
+            min(s[e].sum(), s[:, e].sum()) / s.sum() for s, e in zip(spectra, edges, strict=True)
+        ]
 
     assert min(top("super-resolve")) > 10 * max(top("inpaint"))
+
+
+def test_an_image_of_less_kspace_fills_its_canvas(rng, monkeypatch):
+    """Zeros round it would say that where there is no signal there is no noise."""
+    monkeypatch.setattr(dataset, "P_SHORTER", 1.0)
+    monkeypatch.setattr(dataset, "P_NATIVE", 1.0)
+    monkeypatch.setattr(dataset, "P_DISCS", 0.0)
+    image = 100 + 20 * rng.standard_normal((1, 128, 128)).astype(np.float32)
+    recipe = MIX.model_copy(update={"tasks": {"inpaint": 1.0}})
+    data = scans([ImageStack("grainy", "mr", image)], recipe, sizes=(128,))
+    targets = [data[k]["target"][0, 0] for k in range(8)]
+    assert {t.shape[0] for t in targets} <= {64, 80, 96}
+    # What is left is the shift, of 6 % at most, to either side.
+    assert max(float((t < 1e-3).float().mean()) for t in targets) < 1 - 0.94**2
+    # A recipe's size is never exceeded, and what has no more pixels than a tile gets one.
+    data = scans([ImageStack("grainy", "mr", image)], recipe, sizes=(64,))
+    assert {data[k]["target"].shape[-1] for k in range(8)} == {64}
+    small = ImageStack("small", "mr", image[:, :20, :20])
+    assert {scans([small], recipe)[k]["target"].shape[-1] for k in range(4)} == {16}
 
 
 def test_an_echoed_example_is_simulated_once(mr, monkeypatch):
@@ -125,7 +147,8 @@ def test_tasks_come_in_their_proportions(mr):
     assert 48 <= tasks.count("denoise") <= 72
 
 
-def test_sizes_are_drawn_from_the_stage(mr):
+def test_sizes_are_drawn_from_the_stage(mr, monkeypatch):
+    monkeypatch.setattr(dataset, "P_SHORTER", 0.0)
     recipe = Recipe(stages=STAGES, tasks={"denoise": 1.0})
     data = scans([mr], recipe, sizes=(32, 48))
     assert {data[k]["target"].shape[-1] for k in range(20)} == {32, 48}
@@ -201,6 +224,8 @@ def test_spots_are_where_discs_were_put(task, size, mr, ct, monkeypatch):
 
     monkeypatch.setattr(dataset, "random_discs", one_square)
     monkeypatch.setattr(dataset, "P_DISCS", 1.0)
+    # So large that what is cut in k-space still has as many pixels as asked for.
+    mr = ImageStack("large", "mr", mr.slices.repeat(2, axis=1).repeat(2, axis=2))
     item = scans([mr, ct], Recipe(stages=STAGES, tasks={task: 1.0}), sizes=(size,))[0]
     assert item["spots"].shape == (1, 1, *item["target"].shape[2:])
     rows, columns = np.nonzero(item["spots"][0, 0].numpy())

@@ -98,7 +98,7 @@ class Intake:
         with self._counted(source):
             self._check_payload(n_bytes)
             job_id, route = self._admit(source, label, n_bytes)
-        return Incoming(self, job_id, source, route, origin)
+        return Incoming(self, job_id, source, route, origin, label=label)
 
     def open_series(self, label: str) -> Incoming:
         """Admit a series of images: what was received of it stays, also over a restart.
@@ -110,7 +110,7 @@ class Intake:
         """
         with self._counted("dicom"):
             job_id, route = self._admit("dicom", label, 0)
-        return Incoming(self, job_id, "dicom", route, None, stays=True)
+        return Incoming(self, job_id, "dicom", route, None, label=label, stays=True)
 
     def resume_series(self, job_id: str, label: str) -> Incoming:
         """Take up a series that a process before this one has received parts of.
@@ -123,7 +123,7 @@ class Intake:
         route = self._route("dicom", label)
         with self._lock:
             self._arriving[job_id] = folder_bytes(self._folder.series / job_id)
-        return Incoming(self, job_id, "dicom", route, None, stays=True)
+        return Incoming(self, job_id, "dicom", route, None, label=label, stays=True)
 
     @contextmanager
     def _counted(self, source: Source) -> Iterator[None]:
@@ -200,6 +200,7 @@ class Intake:
                     n_bytes=n_bytes,
                     origin=incoming.origin,
                     due=received + deadline_s if deadline_s is not None else None,
+                    label=incoming.label,
                 )
             )
         except BaseException:
@@ -242,11 +243,12 @@ class Incoming:
         route: Route,
         origin: str | None,
         *,
+        label: str,
         stays: bool = False,
     ) -> None:
         self._intake = intake
         self.job_id, self.source, self.route, self.origin = job_id, source, route, origin
-        self.stays = stays
+        self.label, self.stays = label, stays
         folder = intake._folder.series if stays else intake._folder.incoming
         self.payload: Path = folder / job_id / PAYLOAD
         self._write_backs: dict[BinaryIO, WriteBack] = {}

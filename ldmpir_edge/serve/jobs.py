@@ -29,6 +29,8 @@ class Job:
         Seconds since 1970.
     due
         When its image must be out, in the same clock; None without a deadline.
+    label
+        The peer's own word, which selected the route; asked again where that route is gone.
     n_bytes
         Size of the payload and, once finished, of the result.
     attempts
@@ -60,6 +62,7 @@ class Job:
     finished: float | None = None
     reason: str | None = None
     report: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 from ldmpir_edge.errors import OverloadError, StateError
 from ldmpir_edge.serve.jobs import STATES, Delivery, Job, State
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_PAUSE_S = 600.0
 """Longest wait between two attempts to deliver."""
 
@@ -47,7 +47,8 @@ CREATE TABLE jobs (
     not_before REAL NOT NULL DEFAULT 0,
     finished REAL,
     reason TEXT,
-    report TEXT NOT NULL DEFAULT '{}'
+    report TEXT NOT NULL DEFAULT '{}',
+    label TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX jobs_by_state ON jobs (state, due, number);
 CREATE TABLE deliveries (
@@ -151,11 +152,11 @@ class JobQueue:
             if job.origin is not None and (found := self._by_origin(job.origin)) is not None:
                 return found
             self._db.execute(
-                "INSERT INTO jobs (id, origin, source, route, stem, received, due, n_bytes, state) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO jobs (id, origin, source, route, stem, received, due, n_bytes, state, "
+                "label) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(job.id, job.origin, job.source, job.route, job.stem),
-                    *(job.received, job.due, job.n_bytes, job.state),
+                    *(job.received, job.due, job.n_bytes, job.state, job.label),
                 ),
             )
             if job.origin is not None and job.source == "watch":
@@ -421,8 +422,14 @@ class JobQueue:
             self._db.executescript(
                 f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
             )
-        elif self._db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+            return
+        if self._db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("its check found damage")
+        if version == 1:
+            self._db.executescript(
+                "BEGIN IMMEDIATE;ALTER TABLE jobs ADD COLUMN label TEXT NOT NULL DEFAULT '';"
+                f"PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
+            )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

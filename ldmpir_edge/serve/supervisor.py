@@ -193,7 +193,7 @@ class Supervisor:
             self._take_engines(worker.receive(START_S)["engines"])
 
     def _handle(self, worker: WorkerProcess, job: Job) -> None:
-        route = self._routes.get(job.route) or self._config.route(job.source)
+        route = self._routes.get(job.route) or self._config.route(job.source, job.label)
         if route is None:
             self._fail(job, f"its route {job.route} is not configured any more")
             return
@@ -246,8 +246,9 @@ class Supervisor:
 
     def _await(self, worker: WorkerProcess, order: Order) -> Outcome:
         patience = STALL_S
-        if order.remaining_s is not None:
-            # Half of the time is left for a new worker and the classical image.
+        if order.classical is None and order.remaining_s is not None and order.remaining_s > 0:
+            # Half of the time is left for a new worker and the classical image; what is late or
+            # classical already has nothing to save by it.
             patience = min(STALL_S, max(LEAST_STALL_S, order.remaining_s / 2))
         heard = time.monotonic()
         while True:

@@ -264,7 +264,9 @@ class _Attempt:
         remaining_s = self._remaining()
         if remaining_s is None:
             return None
-        reason = f"the engine would have missed the deadline of {self._route.deadline_s:g} s"
+        reason = "the engine would have missed the deadline"
+        if self._route.deadline_s is not None:  # a job keeps its deadline when the route loses it
+            reason += f" of {self._route.deadline_s:g} s"
         return Deadline(remaining_s, scan.n_slices, expected, reason)
 
     def _take(self, piece: ReconstructedSlice) -> None:

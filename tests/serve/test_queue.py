@@ -60,7 +60,7 @@ def test_what_is_due_first_comes_first(queue: JobQueue) -> None:
 
 
 def test_everything_said_of_a_job_is_kept(queue: JobQueue, tmp_path: Path) -> None:
-    queue.add(job("a", origin="o", due=Clock.now + 9))
+    queue.add(job("a", origin="o", due=Clock.now + 9, label="SCANNER1"))
     queue.claim()
     queue.finish("a", "fallback", n_bytes=5, reason="why", report={"backend": "x"})
     queue.close()
@@ -68,7 +68,7 @@ def test_everything_said_of_a_job_is_kept(queue: JobQueue, tmp_path: Path) -> No
     assert again == job(
         "a",
         **{"origin": "o", "due": Clock.now + 9, "state": "fallback", "attempts": 1},
-        **{"n_bytes": 15, "finished": Clock.now, "reason": "why"},
+        **{"n_bytes": 15, "finished": Clock.now, "reason": "why", "label": "SCANNER1"},
         report={"backend": "x"},
     )
 
@@ -271,10 +271,39 @@ def test_a_damaged_queue_is_refused(tmp_path: Path) -> None:
         JobQueue(tmp_path / "q.sqlite3")
 
 
+def test_a_queue_of_an_earlier_release_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "q.sqlite3"
+    with sqlite3.connect(path) as db:
+        # As 0.13.0 made them.
+        columns = (
+            "number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, origin TEXT UNIQUE, source TEXT "
+            "NOT NULL, route TEXT NOT NULL, stem TEXT NOT NULL, received REAL NOT NULL, due REAL, "
+            "n_bytes INTEGER NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, "
+            "n_lost INTEGER NOT NULL DEFAULT 0, n_cut INTEGER NOT NULL DEFAULT 0, not_before REAL "
+            "NOT NULL DEFAULT 0, finished REAL, reason TEXT, report TEXT NOT NULL DEFAULT '{}'"
+        )
+        db.execute(f"CREATE TABLE jobs ({columns})")
+        db.execute("CREATE TABLE deliveries (job_id, target, item, delivered)")
+        db.execute(
+            "INSERT INTO jobs (id, source, route, stem, received, n_bytes, state) "
+            "VALUES ('a', 'http', 'r', 's', 1, 2, 'queued')"
+        )
+        db.execute("PRAGMA user_version = 1")
+    queue = JobQueue(path)
+    old = queue.get("a")
+    assert old is not None
+    assert (old.state, old.label) == ("queued", "")
+    queue.add(job("b", label="brain"))
+    queue.close()
+    new = JobQueue(path).get("b")
+    assert new is not None
+    assert new.label == "brain"
+
+
 def test_a_queue_of_a_later_release_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "q.sqlite3") as db:
-        db.execute("PRAGMA user_version = 2")
-    with pytest.raises(StateError, match="version 2, this release knows 1"):
+        db.execute("PRAGMA user_version = 3")
+    with pytest.raises(StateError, match="version 3, this release knows 2"):
         JobQueue(tmp_path / "q.sqlite3")
     with pytest.raises(StateError, match="cannot open"):
         JobQueue(tmp_path / "no folder" / "q.sqlite3")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,9 @@ import pytest
 
 from ldmpir_edge.errors import OverloadError, UsageError
 from ldmpir_edge.serve.config import load_config
+from ldmpir_edge.serve.dicom import series
 from ldmpir_edge.serve.dicom.series import LEAST_OPEN_QUIET_S, SeriesStore
-from ldmpir_edge.serve.intake import Intake, PayloadTooLargeError
+from ldmpir_edge.serve.intake import Incoming, Intake, PayloadTooLargeError
 from ldmpir_edge.serve.metrics import Metrics
 from ldmpir_edge.serve.queue import JobQueue
 from ldmpir_edge.serve.state_folder import StateFolder
@@ -159,9 +162,62 @@ def test_a_full_disk_at_the_last_moment_keeps_the_series(
     node.store.end(1)
     with monkeypatch.context() as patch:
         patch.setattr(node.queue, "add", refuse)
-        with pytest.raises(OverloadError):
-            node.after(QUIET_S)
+        assert node.after(QUIET_S) == []
     assert node.after(0) == [[b"1"]]
+
+
+def test_a_series_that_has_to_wait_keeps_no_other_waiting(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in "ab":
+        node.take(key, key, key.encode())
+    node.store.end(1)
+    accept = Incoming.accept
+
+    def broken(incoming: Incoming, stem: str) -> str:
+        if (incoming.payload / name).exists():
+            raise OSError(errno.EIO, "input/output error")
+        return accept(incoming, stem)
+
+    name = f"{hashlib.sha256(b'a').hexdigest()[:32]}.dcm"
+    with monkeypatch.context() as patch:
+        patch.setattr(Incoming, "accept", broken)
+        assert node.after(QUIET_S) == [[b"b"]]
+    assert node.after(0) == [[b"b"], [b"a"]]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_series_of_which_nothing_was_taken_gives_its_place_back(
+    tmp_path: Path, restarted: bool
+) -> None:
+    limits = {"min_free_bytes": 0, "max_jobs": 2, "max_bytes": 10}
+    node = Node(tmp_path, limits=limits)
+    for key in "ab":
+        with pytest.raises(OverloadError):
+            node.take(key, "1", b"12345678901")
+    with pytest.raises(OverloadError, match="as many as are taken"):
+        node.take("c", "1", b"1")
+    if restarted:
+        node = Node(tmp_path, limits=limits)
+    assert node.after(QUIET_S) == []
+    assert not [*node.folder.series.iterdir()]
+    node.take("c", "1", b"1")
+    node.store.end(1)
+    assert node.after(QUIET_S) == [[b"1"]]
+
+
+def test_a_series_whose_marker_cannot_be_written_leaves_nothing(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(series, "flush_folder", fail)
+        with pytest.raises(OSError, match="input/output"):
+            node.take("a", "1")
+    assert not [*node.folder.series.iterdir()]
+    assert not node.intake._arriving
 
 
 def test_limits_hold_for_series_too(tmp_path: Path) -> None:

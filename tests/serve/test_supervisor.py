@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from threading import Timer
 
 import pydicom
 import pytest
@@ -19,6 +20,7 @@ from ldmpir_edge.serve.appliance import Appliance
 from ldmpir_edge.serve.config import Route, load_config
 from ldmpir_edge.serve.jobs import Job
 from ldmpir_edge.serve.work import Order
+from ldmpir_edge.serve.worker_process import WorkerProcess
 
 N_SLICES = 30
 """Enough that a job is still running when it is looked at."""
@@ -141,6 +143,39 @@ def test_a_worker_that_hangs_is_replaced_in_time(
     assert job.due is not None
     assert job.finished is not None
     assert job.finished < job.due
+
+
+def test_a_late_job_is_not_hurried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of no time is no time: its classical image would never be made."""
+    monkeypatch.setattr(supervisor, "LEAST_STALL_S", 0.0)
+    asked: list[Order] = []
+    ordered = WorkerProcess.order
+
+    def slowly(worker: WorkerProcess, order: Order) -> None:
+        asked.append(order)
+        os.kill(worker.pid, signal.SIGSTOP)
+        ordered(worker, order)
+        Timer(2.0, os.kill, (worker.pid, signal.SIGCONT)).start()
+
+    monkeypatch.setattr(WorkerProcess, "order", slowly)
+    write_fastmri(tmp_path / "a.h5", acceleration=2)
+    with running(tmp_path, routes=[{**QUICK, "deadline_s": 0.01}]) as appliance:
+        job = wait(appliance, send(appliance, tmp_path / "a.h5"))
+    assert (job.state, job.n_lost) == ("fallback", 0)
+    assert asked[0].remaining_s is not None
+    assert asked[0].remaining_s < 0
+
+
+def test_a_job_whose_route_is_gone_is_routed_again_by_its_label(tmp_path: Path) -> None:
+    write_fastmri(tmp_path / "a.h5", n_slices=N_SLICES, acceleration=2)
+    brain = {**QUICK, "name": "brain", "label": "brain*", "formats": ["npy"]}
+    with running(tmp_path, routes=[brain, {**QUICK, "name": "rest"}]) as appliance:
+        worker_pid(appliance)
+        job_id = send(appliance, tmp_path / "a.h5", label="brain-1")
+        wait(appliance, job_id, "running")
+    renamed = {**brain, "name": "head"}
+    with running(tmp_path, routes=[renamed, {**QUICK, "name": "rest"}]) as appliance:
+        assert wait(appliance, job_id).report["outputs"] == ["image.npy"]
 
 
 def test_a_stopped_appliance_goes_on_where_it_was(tmp_path: Path) -> None:

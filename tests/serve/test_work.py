@@ -144,6 +144,13 @@ def test_past_the_deadline_the_classical_image_goes_out(bench: Bench) -> None:
     )
 
 
+def test_a_job_keeps_the_deadline_that_its_route_has_lost(bench: Bench) -> None:
+    write_fastmri(bench.payload / "scan", acceleration=2)
+    since = ROUTE.model_copy(update={"deadline_s": None})
+    outcome = bench.run(since, remaining_s=-1.0)
+    assert_classical(bench, outcome, "would have missed the deadline", cause="deadline")
+
+
 def test_fewer_steps_are_taken_to_be_in_time(bench: Bench) -> None:
     write_fastmri(bench.payload / "scan", acceleration=2)
     digest = bench.engines.of(ROUTE).bundle.digest

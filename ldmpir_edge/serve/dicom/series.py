@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -116,32 +117,40 @@ class SeriesStore:
                 series.associations.discard(association)
 
     def complete(self) -> None:
-        """Make jobs of the series that are complete now."""
+        """Make jobs of the series that are complete now; drop those of which nothing was taken."""
         now = self._clock()
         with self._lock:
             for key, series in list(self._series.items()):
                 quiet_s = self._quiet_s
                 if series.associations:
                     quiet_s = max(10 * self._quiet_s, LEAST_OPEN_QUIET_S)
-                if series.names and now - series.heard >= quiet_s:
-                    series.incoming.accept(STEM)
-                    series.stack.close()
-                    del self._series[key]
+                if now - series.heard < quiet_s:
+                    continue
+                try:
+                    if series.names:
+                        series.incoming.accept(STEM)
+                # One that has to wait must not keep the others from becoming jobs.
+                except (LdmpirError, OSError, sqlite3.Error) as err:
+                    _log.warning("a complete series waits", extra={"error": type(err).__name__})
+                    continue
+                _drop(series)
+                del self._series[key]
 
     def _run(self) -> None:
         while not self._stopping.wait(_TICK_S):
-            try:
-                self.complete()
-            except (LdmpirError, OSError) as err:
-                _log.warning("a complete series waits", extra={"error": type(err).__name__})
+            self.complete()
 
     def _open(self, label: str, key: str) -> _Series:
         series = self._enter(self._intake.open_series(label), set())
         home = series.incoming.payload.parent
-        (home / SERIES).write_text(json.dumps({"label": label, "key": key}))
-        flush_file(home / SERIES)
-        flush_folder(home)
-        flush_folder(home.parent)
+        try:
+            (home / SERIES).write_text(json.dumps({"label": label, "key": key}))
+            flush_file(home / SERIES)
+            flush_folder(home)
+            flush_folder(home.parent)
+        except BaseException:
+            _drop(series)
+            raise
         self._series[key] = series
         return series
 
@@ -171,6 +180,12 @@ class SeriesStore:
                 else:
                     path.unlink()
             self._series[key] = series
+
+
+def _drop(series: _Series) -> None:
+    """Give back the series' place; what of it became a job has left its folder."""
+    series.stack.close()
+    shutil.rmtree(series.incoming.payload.parent, ignore_errors=True)
 
 
 def _write(incoming: Incoming, name: str, data: bytes) -> None:

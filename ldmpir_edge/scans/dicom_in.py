@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _MODALITIES: dict[str, Modality] = {"MR": "mr", "CT": "ct"}
 _DICOMDIR = "1.2.840.10008.1.3.10"
+_FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -118,14 +119,23 @@ def _check_image(file: Path, ds: Dataset) -> None:
         )
     check_count(file, "Rows", rows, MAX_SIDE)
     check_count(file, "Columns", columns, MAX_SIDE)
-    if (frames := _integer(ds, "NumberOfFrames") or 1) != 1:
+    frames = _integer(ds, "NumberOfFrames") or 1
+    # With one frame, too, its geometry and scale lie where they are not looked for.
+    if frames != 1 or any(keyword in ds for keyword in _FUNCTIONAL_GROUPS):
         raise ScanDataError(
-            f"{file}: enhanced multi-frame DICOM ({frames} frames) is not read; convert it to "
+            f"{file}: enhanced multi-frame DICOM (frames: {frames}) is not read; convert it to "
             "single-frame images, for example with dcm4che's emf2sf"
         )
     if (samples := _integer(ds, "SamplesPerPixel") or 1) != 1:
         raise ScanDataError(f"{file}: a colour image ({samples} samples a pixel); give MR or CT")
-    if (modality := ds.get("Modality")) not in _MODALITIES:
+    shown = str(ds.get("PhotometricInterpretation") or "MONOCHROME2")
+    if shown not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ScanDataError(f"{file}: the pixels are {shown}, not grey values; give MR or CT")
+    if (bits := _integer(ds, "BitsAllocated") or 16) > 16:
+        raise ScanDataError(
+            f"{file}: pixels of {bits} bits, of which an MR or CT image has 16 at most; convert it"
+        )
+    if (modality := str(ds.get("Modality"))) not in _MODALITIES:
         raise ScanDataError(f"{file}: the modality is {modality!r}; only MR and CT are read")
 
 

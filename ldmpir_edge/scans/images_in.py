@@ -7,6 +7,8 @@ volume counts as CT and every other as MR.
 from __future__ import annotations
 
 import gzip
+import math
+import tokenize
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -69,7 +71,11 @@ def open_npy(path: Path) -> Iterator[NpyScan]:
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, OverflowError) as err:
+    # A header is parsed as Python: what is wrong with it may show as any of these.
+    except (
+        *(OSError, ValueError, EOFError, SyntaxError, OverflowError, TypeError, MemoryError),
+        tokenize.TokenError,
+    ) as err:
         raise ScanFormatError(
             f"{path}: damaged or truncated NPY file ({err}); copy or export it again"
         ) from err
@@ -141,11 +147,14 @@ def _nifti_scan(path: Path, image: Any) -> NiftiScan:
     columns, rows, planes, volumes = (*shape, 1, 1)[:4]
     _check_shape(path, rows, columns, planes * volumes)
     to_mm = _TO_MM.get(image.header.get_xyzt_units()[0], 1.0)
-    spacing = [float(v) * to_mm for v in image.header.get_zooms()[:3]]
-    affine = np.diag([-to_mm, -to_mm, to_mm, 1.0]) @ image.affine  # RAS to DICOM's LPS
+    zooms = [float(v) * to_mm for v in image.header.get_zooms()[:3]]
+    spacing = [v if math.isfinite(v) else 0.0 for v in zooms]
     # Without a code the matrix is a default of the reader's, and nobody stated a position.
     placed = any(int(image.header[code]) for code in ("qform_code", "sform_code"))
-    geometry = _planes(affine, planes) * volumes if placed else ()
+    geometry: tuple[SlicePlane, ...] = ()
+    if placed and np.isfinite(image.affine).all():
+        affine = np.diag([-to_mm, -to_mm, to_mm, 1.0]) @ image.affine  # RAS to DICOM's LPS
+        geometry = _planes(affine, planes) * volumes
     return NiftiScan(
         path=path,
         files=(path,),

@@ -44,8 +44,13 @@ def describe(
             f"the scanner interpolates to {recon[0]}x{recon[1]}; delivered at the encoded "
             f"resolution, {matrix[0]}x{matrix[1]}",
         )
+    first = [int(lines.heads["idx"]["contrast"][frame[0]]) for frame in frames]
+    contrasts = tuple(np.repeat(first, volume.n_partitions if volume else 1).tolist())
     if header.encoded_fov_mm is None:
-        return header.describe(pixel_spacing_mm=None, slice_thickness_mm=None, notes=notes), matrix
+        info = header.describe(
+            pixel_spacing_mm=None, slice_thickness_mm=None, contrasts=contrasts, notes=notes
+        )
+        return info, matrix
     readout_mm, phase_mm = (header.encoded_fov_mm[a] / encoded[a] for a in range(2))
     thickness = header.encoded_fov_mm[2] / encoded[2]
     planes = _planes(lines, frames, matrix, (readout_mm, phase_mm), thickness, volume)
@@ -54,6 +59,7 @@ def describe(
         slice_thickness_mm=thickness,
         slice_spacing_mm=thickness if volume else slice_spacing(planes),
         planes=planes,
+        contrasts=contrasts,
         notes=notes,
     )
     return info, matrix
@@ -71,7 +77,7 @@ def slice_spacing(planes: tuple[SlicePlane, ...]) -> float | None:
 def _image_size(header: MrdHeader, encoded: tuple[int, int, int], axis: int) -> int:
     if header.encoded_fov_mm and header.recon_fov_mm:
         share = header.recon_fov_mm[axis] / header.encoded_fov_mm[axis]
-        return min(round(encoded[axis] * share), encoded[axis])
+        return round(min(encoded[axis] * share, encoded[axis]))
     if header.recon_matrix:
         return min(header.recon_matrix[axis], encoded[axis])
     return encoded[axis]
@@ -102,10 +108,9 @@ def _planes(
         corner = center - (matrix[0] // 2) * pitch_mm[0] * readout
         corner = corner - (matrix[1] // 2) * pitch_mm[1] * phase
         for partition in range(n_partitions):
-            offset = (partition - n_partitions // 2) * thickness_mm if volume else 0.0
-            planes.append(
-                SlicePlane(_vector(corner + offset * normal), _vector(readout), _vector(phase))
-            )
+            # Of a 2-D slice the normal is not used, and may be anything.
+            offset = (partition - n_partitions // 2) * thickness_mm * normal if volume else 0.0
+            planes.append(SlicePlane(_vector(corner + offset), _vector(readout), _vector(phase)))
     return tuple(planes)
 
 

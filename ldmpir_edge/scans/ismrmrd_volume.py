@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ldmpir_edge.errors import ScanDataError
+from ldmpir_edge.errors import OutputError, ScanDataError
 from ldmpir_edge.physics.fourier import centred_ifft
 from ldmpir_edge.scans.ismrmrd_lines import Lines
 from ldmpir_edge.scans.mrd_header import MrdHeader
@@ -19,6 +20,7 @@ from ldmpir_edge.scans.mrd_header import MrdHeader
 MAX_VOLUME_ELEMENTS = 2**31
 """Samples of all volumes together: 16 GiB of temporary disk space."""
 
+_SAMPLE_BYTES = np.dtype(np.complex64).itemsize
 _BLOCK_ELEMENTS = 2**22
 
 
@@ -70,6 +72,8 @@ class PartitionedVolume:
         ScanDataError
             The volume is too large, or partitions are undersampled: only a set of partitions
             that is the same for all phase-encode lines, without gaps, can be transformed first.
+        OutputError
+            The folder of temporary files has no room for it.
         """
         encoded = header.encoded_matrix[2] if header.encoded_matrix else 1
         delivered = min(header.recon_matrix[2], encoded) if header.recon_matrix else encoded
@@ -81,6 +85,7 @@ class PartitionedVolume:
                 "samples; split the scan by repetition"
             )
         with tempfile.TemporaryFile() as store:
+            _reserve(store.fileno(), math.prod(full) * _SAMPLE_BYTES)
             data = np.memmap(store, np.complex64, "w+", shape=full)
             for volume, frame in zip(data, frames, strict=True):
                 steps = lines.heads["idx"]["kspace_encode_step_2"][frame].astype(np.int64)
@@ -91,6 +96,17 @@ class PartitionedVolume:
                     volume[partition] = lines.grid(chosen, shape, phase_shift)
                 _transform_in_place(volume)
             yield PartitionedVolume(delivered, encoded // 2 - delivered // 2, data)
+
+
+def _reserve(descriptor: int, n_bytes: int) -> None:
+    # To write into the hole of a mapped file on a disk that is full ends the process.
+    try:
+        os.posix_fallocate(descriptor, 0, n_bytes)
+    except OSError as err:
+        raise OutputError(
+            f"{tempfile.gettempdir()} has no room for {n_bytes} bytes of 3-D k-space "
+            f"({err.strerror}); free space there, or have TMPDIR name another folder"
+        ) from err
 
 
 def _check_sampling(

@@ -67,6 +67,9 @@ class ScanInfo:
         One for each slice, or empty when the position is unknown.
     field_strength_t, echo_time_ms, repetition_time_ms, inversion_time_ms, flip_angle_deg
         Acquisition parameters, where the file states them.
+    echoes
+        Number, from 1, and echo time in ms of the echo that each slice is of; empty for scans of
+        one echo. The time is None where the file does not state one for each.
     source_datasets
         For DICOM input, one pydicom data set without pixels for each slice, in slice order.
         These do carry patient data; they exist so that the output can name its source.
@@ -89,6 +92,7 @@ class ScanInfo:
     repetition_time_ms: float | None = None
     inversion_time_ms: float | None = None
     flip_angle_deg: float | None = None
+    echoes: tuple[tuple[int, float | None], ...] = ()
     source_datasets: tuple[Any, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
 

@@ -37,6 +37,8 @@ class MrdHeader:
         `parallelImaging/calibrationMode`.
     noise_bandwidth
         `relativeReceiverNoiseBandwidth`.
+    echo_times_ms, inversion_times_ms, repetition_times_ms, flip_angles_deg
+        As many as are stated: of one image, or of each contrast.
     """
 
     encoded_matrix: tuple[int, int, int] | None
@@ -55,10 +57,10 @@ class MrdHeader:
     patient_position: str | None
     sequence_type: str | None
     field_strength_t: float | None
-    echo_time_ms: float | None
-    repetition_time_ms: float | None
-    inversion_time_ms: float | None
-    flip_angle_deg: float | None
+    echo_times_ms: tuple[float, ...]
+    repetition_times_ms: tuple[float, ...]
+    inversion_times_ms: tuple[float, ...]
+    flip_angles_deg: tuple[float, ...]
 
     def describe(
         self,
@@ -67,9 +69,23 @@ class MrdHeader:
         slice_thickness_mm: float | None,
         slice_spacing_mm: float | None = None,
         planes: tuple[SlicePlane, ...] = (),
+        contrasts: tuple[int, ...] = (),
         notes: tuple[str, ...] = (),
     ) -> ScanInfo:
-        """Give the header's descriptive fields and the reader's geometry as a `ScanInfo`."""
+        """Give the header's descriptive fields and the reader's geometry as a `ScanInfo`.
+
+        `contrasts` holds that of each slice, from 0. Contrasts are echoes where there are several
+        of both; of what else is stated for each contrast, nothing is said of the whole scan.
+        """
+        differ = len(set(contrasts)) > 1
+        times = self.echo_times_ms
+        echoes: tuple[tuple[int, float | None], ...] = ()
+        if differ and len(times) > 1:
+            echoes = tuple((c + 1, times[c] if c < len(times) else None) for c in contrasts)
+
+        def common(values: tuple[float, ...]) -> float | None:
+            return values[0] if values and (len(values) == 1 or not differ) else None
+
         return ScanInfo(
             modality="mr",
             pixel_spacing_mm=pixel_spacing_mm,
@@ -82,10 +98,11 @@ class MrdHeader:
             patient_position=self.patient_position,
             sequence_type=self.sequence_type,
             field_strength_t=self.field_strength_t,
-            echo_time_ms=self.echo_time_ms,
-            repetition_time_ms=self.repetition_time_ms,
-            inversion_time_ms=self.inversion_time_ms,
-            flip_angle_deg=self.flip_angle_deg,
+            echo_time_ms=common(times),
+            repetition_time_ms=common(self.repetition_times_ms),
+            inversion_time_ms=common(self.inversion_times_ms),
+            flip_angle_deg=common(self.flip_angles_deg),
+            echoes=echoes,
             notes=notes,
         )
 
@@ -127,10 +144,10 @@ def parse_mrd_header(path: Path, xml: str) -> MrdHeader:
         patient_position=find.text("measurementInformation/patientPosition"),
         sequence_type=find.text("sequenceParameters/sequence_type"),
         field_strength_t=find.number("acquisitionSystemInformation/systemFieldStrength_T"),
-        echo_time_ms=find.number("sequenceParameters/TE"),
-        repetition_time_ms=find.number("sequenceParameters/TR"),
-        inversion_time_ms=find.number("sequenceParameters/TI"),
-        flip_angle_deg=find.number("sequenceParameters/flipAngle_deg"),
+        echo_times_ms=find.numbers("sequenceParameters/TE"),
+        repetition_times_ms=find.numbers("sequenceParameters/TR"),
+        inversion_times_ms=find.numbers("sequenceParameters/TI"),
+        flip_angles_deg=find.numbers("sequenceParameters/flipAngle_deg"),
     )
 
 
@@ -141,14 +158,20 @@ class _Finder:
         self._path, self._root = path, root
 
     def text(self, where: str) -> str | None:
-        query = "/".join(f"{{*}}{step}" for step in where.split("/"))
-        value = self._root.findtext(query)
-        return value.strip() or None if value else None
+        return next(iter(self._texts(where)), None)
 
     def number(self, where: str) -> float | None:
         value = self.text(where)
-        if value is None:
-            return None
+        return None if value is None else self._number(where, value)
+
+    def numbers(self, where: str) -> tuple[float, ...]:
+        return tuple(self._number(where, value) for value in self._texts(where) if value)
+
+    def _texts(self, where: str) -> list[str | None]:
+        query = "/".join(f"{{*}}{step}" for step in where.split("/"))
+        return [(found.text or "").strip() or None for found in self._root.findall(query)]
+
+    def _number(self, where: str, value: str) -> float:
         try:
             number = float(value)
         except ValueError:

@@ -82,8 +82,8 @@ class VolumeHeader:
     Raises
     ------
     ShapeError
-        `shape` is not (slices, H, W), is empty, or `info.planes` or `info.source_datasets` count
-        another number of slices.
+        `shape` is not (slices, H, W), is empty, or `info.planes`, `info.echoes` or
+        `info.source_datasets` count another number of slices.
     OutputError
         `stem` is not a plain name.
     """
@@ -98,6 +98,7 @@ class VolumeHeader:
             raise ShapeError(f"a reconstruction has shape {self.shape}; it must be (slices, H, W)")
         for name, per_slice in (
             ("planes", self.info.planes),
+            ("echoes", self.info.echoes),
             ("source data sets", self.info.source_datasets),
         ):
             if per_slice and len(per_slice) != self.n_slices:

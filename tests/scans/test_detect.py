@@ -129,6 +129,13 @@ def test_an_npy_that_declares_more_than_it_holds(tmp_path):
     refused(tmp_path / "v.npy", ScanFormatError, "truncated")
 
 
+@pytest.mark.parametrize("header", ["{'descr': '<f8', 'fortran", "(", "{'a': [", "{1: ()}"])
+def test_an_npy_whose_header_is_no_header(tmp_path, header):
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    (tmp_path / "v.npy").write_bytes(content)
+    refused(tmp_path / "v.npy", ScanFormatError, "damaged or truncated NPY")
+
+
 @pytest.mark.parametrize("name", ["v.nii", "v.nii.gz"])
 def test_nifti_volume_keeps_its_geometry(tmp_path, rng, name):
     volume = rng.random((6, 8, 4)).astype(np.float32)  # x, y, z
@@ -169,6 +176,16 @@ def test_a_nifti_without_a_code_states_no_position(tmp_path, rng):
     with open_scan(tmp_path / "v.nii") as scan:
         assert scan.info.planes == ()
         assert scan.info.pixel_spacing_mm == (0.75, 0.5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_nifti_length_that_is_no_number_is_not_known(tmp_path, rng, value):
+    image = nib.Nifti1Image(rng.random((16, 16, 3)), None)
+    image.header["pixdim"][1:4] = (0.5, value, value)
+    nib.save(image, tmp_path / "v.nii")
+    with open_scan(tmp_path / "v.nii") as scan:
+        assert scan.info.pixel_spacing_mm is None
+        assert scan.info.slice_thickness_mm is None
 
 
 def test_nifti_scaling_and_fourth_axis(tmp_path, rng):

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, RLELossless
 
 from ldmpir_edge.errors import ScanDataError, ScanFormatError
@@ -154,6 +154,10 @@ def test_copies(save, pixels):
     ("elements", "error", "message"),
     [
         ({"NumberOfFrames": 5}, ScanDataError, "multi-frame"),
+        ({"SharedFunctionalGroupsSequence": [Dataset()]}, ScanDataError, "multi-frame"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, ScanDataError, "not grey values"),
+        ({"BitsAllocated": 32}, ScanDataError, "pixels of 32 bits"),
+        ({"Modality": ["MR", "CT"]}, ScanDataError, "only MR and CT"),
         ({"SamplesPerPixel": 3}, ScanDataError, "colour"),
         ({"Modality": "PT"}, ScanDataError, "only MR and CT"),
         ({"Rows": None}, ScanFormatError, "no image"),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+
 import h5py
 import ismrmrd
 import numpy as np
 import pytest
 
-from ldmpir_edge.errors import ScanDataError, ScanFormatError
+from ldmpir_edge.errors import OutputError, ScanDataError, ScanFormatError
 from ldmpir_edge.scans.detect import open_scan
 from ldmpir_edge.scans.ismrmrd_lines import Flag
 
@@ -168,6 +172,78 @@ def test_repetitions_and_contrasts_follow_as_slices(writer, kspace):
         expected = [kspace[c, :, :, r] for c in range(2) for r in range(2)]
         np.testing.assert_array_equal(found, expected)
         assert "4 contrasts" in scan.info.notes[0]
+
+
+def several(xml, **values):
+    texts = "".join(f"<{name}>{value}</{name}>" for name, all_ in values.items() for value in all_)
+    changed = re.sub(r"(?<=<sequenceParameters>).*(?=</sequenceParameters>)", texts, xml)
+    assert texts in changed
+    return changed
+
+
+def test_every_echo_has_its_own_time(writer, kspace):
+    writer.xml = several(writer.xml, TR=[30], TE=[4.9, 9.8], TI=[100, 200])
+    for contrast in range(3):
+        for slice_ in range(2):
+            writer.line(kspace[0, :, :, 4], ky=4, contrast=contrast, slice=slice_)
+    with open_scan(writer.save()) as scan:
+        # The header states two times for three echoes: of the third nothing is known.
+        assert scan.info.echoes == ((1, 4.9),) * 2 + ((2, 9.8),) * 2 + ((3, None),) * 2
+        assert scan.info.echo_time_ms is None
+        assert scan.info.inversion_time_ms is None
+        assert scan.info.repetition_time_ms == 30
+
+
+def test_contrasts_of_one_echo_time_are_no_echoes(writer, kspace):
+    writer.xml = several(writer.xml, TE=[4.9], TI=[100, 200])
+    for contrast in range(2):
+        writer.line(kspace[0, :, :, 4], ky=4, contrast=contrast)
+    with open_scan(writer.save()) as scan:
+        assert (scan.info.echoes, scan.info.echo_time_ms) == ((), 4.9)
+        assert scan.info.inversion_time_ms is None
+
+
+def test_one_contrast_has_the_first_of_the_times(writer, kspace):
+    writer.xml = several(writer.xml, TE=[4.9, 9.8])
+    writer.line(kspace[0, :, :, 4], ky=4)
+    with open_scan(writer.save()) as scan:
+        assert (scan.info.echoes, scan.info.echo_time_ms) == ((), 4.9)
+
+
+def test_the_normal_of_a_2d_slice_is_not_needed(writer, kspace):
+    line = writer.line(kspace[0, :, :, 4], ky=4)
+    line.slice_dir[:] = (np.nan, 0, 0)
+    with open_scan(writer.save()) as scan:
+        assert scan.info.planes[0].position_mm == (5 - PHASE // 2, 6 - READOUT // 4, 0.0)
+
+
+def test_a_field_of_view_beyond_all_measure_gives_the_encoded_matrix(writer, kspace):
+    writer.xml = re.sub(
+        r"(<reconSpace>.*<fieldOfView_mm><x>)[^<]*", r"\g<1>1e308", writer.xml, flags=re.DOTALL
+    ).replace("<fieldOfView_mm><x>24", "<fieldOfView_mm><x>1e-308")
+    assert "1e308" in writer.xml
+    writer.line(kspace[0, :, :, 4], ky=4)
+    with open_scan(writer.save()) as scan:
+        assert scan.image_shape[1] == READOUT
+
+
+def test_a_full_disk_refuses_partitions_before_it_ends_the_process(
+    tmp_path, mrd_xml, rng, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    writer = Writer(tmp_path / "scan.h5", mrd_xml((READOUT, PHASE, 2), (READOUT, PHASE), 4, 7))
+    for partition in range(2):
+        samples = rng.standard_normal((2, READOUT)).astype(np.complex64)
+        writer.line(samples, ky=4, kspace_encode_step_2=partition)
+    path = writer.save()
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with (
+        pytest.raises(OutputError, match=r"no room for .* \(no space left.*TMPDIR"),
+        open_scan(path),
+    ):
+        pass
 
 
 def test_reversed_lines_are_flipped(writer, kspace):

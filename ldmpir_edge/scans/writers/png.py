@@ -15,6 +15,8 @@ from ldmpir_edge.scans.writers import SliceSink
 from ldmpir_edge.scans.writers.window import WindowSample
 
 MAX_TILES = 16
+MAX_STRETCH = 16.0
+"""Longest pixel, in its own width, that is drawn as long as it is."""
 
 
 def write_png(header: VolumeHeader, target: Path) -> SliceSink:
@@ -53,6 +55,8 @@ def _grey(image: NDArray[np.float32], window: tuple[float, float]) -> NDArray[np
 def _square(grey: NDArray[np.uint8], row_mm: float, column_mm: float) -> Image.Image:
     tile = Image.fromarray(grey)
     pitch = min(row_mm, column_mm)
+    if max(row_mm, column_mm) > MAX_STRETCH * pitch:  # a mistaken spacing, or a page of gigabytes
+        return tile
     size = (round(tile.width * column_mm / pitch), round(tile.height * row_mm / pitch))
     return tile if size == tile.size else tile.resize(size, Image.Resampling.BILINEAR)
 

@@ -232,6 +232,7 @@ def test_uids_repeat_and_follow_the_settings(mr, tmp_path):
     seen = [*first]
     for fields in (
         {"bundle_sha256": "ce" * 32},
+        {"software_version": "0.2.0"},
         {"precision": "fp32"},
         {"n_steps": 8},
         {"seed": 0},
@@ -241,6 +242,10 @@ def test_uids_repeat_and_follow_the_settings(mr, tmp_path):
         {"task": "super-resolve", "factor": 4},
     ):
         seen += uids(changed(**fields), f"{len(seen)}")
+    # The same slices, for once the classical ones: other images of the same series.
+    series, *slices = uids(replace(mr, checks=[{"fallback": "late"}] * 2), "classical")
+    assert series == first[0]
+    seen += slices
     assert len(set(seen)) == len(seen)
     assert all(uid.startswith("1.2.826.0.1.3680043.8.498.") and len(uid) <= 64 for uid in seen)
 
@@ -250,6 +255,30 @@ def test_reconstructions_of_one_scan_share_study_and_frame(mr, tmp_path):
     a, b = _write(mr, tmp_path / "a")[0], _write(other, tmp_path / "b")[0]
     assert a.StudyInstanceUID == b.StudyInstanceUID
     assert a.FrameOfReferenceUID == b.FrameOfReferenceUID
+
+
+def test_every_echo_says_its_number_and_time(mr, tmp_path, dciodvfy):
+    info = replace(mr.info, echo_time_ms=None, echoes=((1, 4.9), (2, None)))
+    first, second = _write(replace(mr, info=info), tmp_path)
+    assert (first.EchoNumbers, first.EchoTime) == (1, 4.9)
+    assert (second.EchoNumbers, second.EchoTime) == (2, None)  # of Type 2: may be empty
+    assert dciodvfy(tmp_path / "brain" / "0001.dcm") == []
+
+
+def test_an_image_that_is_shown_inverted_stays_so(denoised, tmp_path, dciodvfy):
+    for source in denoised.info.source_datasets:
+        source.PhotometricInterpretation = "MONOCHROME1"
+    images = _write(denoised, tmp_path)
+    assert {ds.PhotometricInterpretation for ds in images} == {"MONOCHROME1"}
+    np.testing.assert_allclose(_values(images[0]), denoised.image[0], atol=0.5)
+    (first, *_) = sorted((tmp_path / denoised.stem).iterdir())
+    assert dciodvfy(first) == []
+
+
+def test_the_largest_series_number_is_kept(denoised, tmp_path):
+    for source in denoised.info.source_datasets:
+        source.SeriesNumber = 2**31 - 5
+    assert _write(denoised, tmp_path)[0].SeriesNumber == 2**31 - 1
 
 
 def test_values_beyond_the_range_are_clipped_and_counted(ct, tmp_path):

@@ -157,6 +157,14 @@ def test_png_shows_the_slices_row_by_row_with_square_pixels(mr, tmp_path):
     assert [grey[10, 10], grey[10, 30], grey[30, 10], grey[30, 30]] == [0, 255, 128, 0]
 
 
+def test_png_of_a_mistaken_spacing_stays_small(mr, tmp_path):
+    info = ScanInfo("mr", pixel_spacing_mm=(1e-6, 1.0))
+    image = np.ones((1, 10, 20), np.float32)
+    (path,) = write_outputs(replace(mr, image=image, info=info), tmp_path, ["png"])
+    with Image.open(path) as png:
+        assert png.size == (20, 10)
+
+
 def test_png_of_many_slices_stays_small(mr, tmp_path):
     image = np.ones((200, 8, 8), np.float32)
     info = ScanInfo("mr")

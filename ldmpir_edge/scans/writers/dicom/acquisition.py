@@ -23,8 +23,8 @@ _SCANNING_SEQUENCES = (
 )
 
 
-def describe_acquisition(ds: Dataset, info: ScanInfo) -> None:
-    """Add equipment, patient position and, for MR, the sequence parameters of `info` to `ds`."""
+def describe_acquisition(ds: Dataset, info: ScanInfo, index: int) -> None:
+    """Add equipment, patient position and, for MR, the sequence parameters of slice `index`."""
     for keyword, text in (
         ("Manufacturer", info.manufacturer),
         ("ManufacturerModelName", info.model_name),
@@ -35,15 +35,18 @@ def describe_acquisition(ds: Dataset, info: ScanInfo) -> None:
     if info.patient_position in PATIENT_POSITIONS:
         ds.PatientPosition = info.patient_position
     if info.modality == "mr":
-        _describe_mr(ds, info)
+        _describe_mr(ds, info, index)
 
 
-def _describe_mr(ds: Dataset, info: ScanInfo) -> None:
+def _describe_mr(ds: Dataset, info: ScanInfo, index: int) -> None:
     ds.ScanningSequence = _scanning_sequence(info.sequence_type)
     ds.SequenceVariant = "NONE"
+    echo_time_ms = info.echo_time_ms
+    if info.echoes:
+        ds.EchoNumbers, echo_time_ms = info.echoes[index]
     for keyword, value in (
         ("MagneticFieldStrength", info.field_strength_t),
-        ("EchoTime", info.echo_time_ms),
+        ("EchoTime", echo_time_ms),
         ("RepetitionTime", info.repetition_time_ms),
         ("InversionTime", info.inversion_time_ms),
         ("FlipAngle", info.flip_angle_deg),

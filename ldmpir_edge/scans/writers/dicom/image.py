@@ -30,6 +30,9 @@ DISCLAIMER = "RESEARCH RECONSTRUCTION BY A LEARNED MODEL. NOT FOR DIAGNOSTIC USE
 DERIVED_SERIES_OFFSET = 1000
 """Added to the source's series number: sorts the derived series behind all acquired ones."""
 
+LARGEST_IS = 2**31 - 1
+"""The largest integer string (PS3.5 6.2)."""
+
 _IMAGE_KIND = {"mr": "OTHER", "ct": "AXIAL"}
 """Value 3 of Image Type (PS3.3 C.8.3.1.1.1, C.8.2.1.1.1)."""
 
@@ -93,6 +96,9 @@ def build_image(
     if not _on_grid_of(source, piece) or any(not ds.get(keyword) for keyword in _PLANE):
         _add_plane(ds, header.geometry, piece.index)
     n_clipped = add_pixels(ds, piece.image, scale)
+    if source is not None and source.get("PhotometricInterpretation") == "MONOCHROME1":
+        # The stored scale and the window are the source's: so is what they are shown as.
+        ds.PhotometricInterpretation = "MONOCHROME1"
     _add_contribution(ds, piece.provenance)
     ds.ImageComments = _comments(ds, header, piece, scale, n_clipped)
     _complete(ds, info)
@@ -104,7 +110,8 @@ def _add_identity(ds: Dataset, info: ScanInfo, piece: ReconstructedSlice) -> Non
     made = piece.provenance
     date, time = made.created.strftime("%Y%m%d"), made.created.strftime("%H%M%S")
     ds.SOPClassUID = MRImageStorage if info.modality == "mr" else CTImageStorage
-    ds.SOPInstanceUID = uids.instance_uid(made, piece.index)
+    classical = piece.fallback is not None
+    ds.SOPInstanceUID = uids.instance_uid(made, piece.index, classical=classical)
     ds.SeriesInstanceUID = uids.series_uid(made)
     ds.Modality = info.modality.upper()
     ds.InstanceCreationDate, ds.InstanceCreationTime = date, time
@@ -126,7 +133,7 @@ def _add_origin(ds: Dataset, info: ScanInfo, piece: ReconstructedSlice) -> None:
     ds.SeriesDescription = _series_description(ascii_text(info.protocol_name or "", 64), made)
     ds.BurnedInAnnotation = "NO"
     ds.LossyImageCompression = "00"
-    describe_acquisition(ds, info)
+    describe_acquisition(ds, info, piece.index)
 
 
 def _add_derivation(
@@ -138,7 +145,7 @@ def _add_derivation(
     kind = [] if isinstance(stated, str) else list(stated)[2:]
     kind = kind or [_IMAGE_KIND[info.modality]]
     ds.ImageType = ["DERIVED", "PRIMARY", *kind]
-    ds.SeriesNumber = (ds.get("SeriesNumber") or 0) + DERIVED_SERIES_OFFSET
+    ds.SeriesNumber = min((ds.get("SeriesNumber") or 0) + DERIVED_SERIES_OFFSET, LARGEST_IS)
     ds.SeriesDescription = _series_description(ds.get("SeriesDescription"), made)
     ds.DerivationDescription = ascii_text(f"{_recipe(made)} applied to the source image", 1024)
     _refer_to(source, ds, same_grid=_on_grid_of(source, piece))

@@ -2,7 +2,8 @@
 
 A viewer or archive treats equal SOP Instance UIDs as one image: they must be equal when the same
 scan is reconstructed again in the same way, and different when anything that shapes the pixels
-differs. The engine and the clock do not shape them and stay out.
+differs: an archive may keep the first of two images of one name, as when a scan whose classical
+image was delivered is sent again. The engine and the clock do not shape them and stay out.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ def series_uid(made: Provenance) -> UID:
     return _uid("series", made.input_sha256, *_settings(made))
 
 
-def instance_uid(made: Provenance, index: int) -> UID:
-    """Name slice `index` of `series_uid(made)`."""
-    return _uid("instance", made.input_sha256, *_settings(made), str(index))
+def instance_uid(made: Provenance, index: int, *, classical: bool) -> UID:
+    """Name slice `index` of `series_uid(made)`, the model's or the classical image."""
+    kind = "classical instance" if classical else "instance"
+    return _uid(kind, made.input_sha256, *_settings(made), str(index))
 
 
 def study_uid(made: Provenance) -> UID:
@@ -39,7 +41,10 @@ def frame_of_reference_uid(made: Provenance) -> UID:
 
 
 def _settings(made: Provenance) -> list[str]:
-    return [made.bundle_sha256, made.purpose, made.precision, str(made.n_steps), str(made.seed)]
+    return [
+        *(made.software_version, made.bundle_sha256, made.purpose, made.precision),
+        *(str(made.n_steps), str(made.seed)),
+    ]
 
 
 def _uid(*entropy: str) -> UID:

@@ -72,6 +72,7 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._held: bytes | None = None
         self._entries = {entry.name: entry for entry in self._read_structure()}
         data = self._content(MANIFEST, MAX_MANIFEST_BYTES)
         self.digest = hashlib.sha256(data).hexdigest()
@@ -105,6 +106,19 @@ class Archive:
         if hashlib.sha256(data).hexdigest() != spec.sha256:
             raise self._tampered(f"entry {name} does not match its hash")
         return data
+
+    def hold(self) -> None:
+        """Read the file into memory: what becomes of it afterwards changes nothing here.
+
+        Raises
+        ------
+        BundleError
+            It cannot be read any more.
+        """
+        try:
+            self._held = self.path.read_bytes()
+        except OSError as err:
+            raise BundleError(f"cannot read bundle {self.path}: {err.strerror}") from err
 
     def verify_all(self) -> None:
         """Check the hash of every entry.
@@ -152,11 +166,14 @@ class Archive:
             raise self._tampered(f"it lacks {name}")
         if entry.size > limit:
             raise self._tampered(f"{name} has {entry.size} bytes; at most {limit} are allowed")
-        try:
-            with self.path.open("rb") as file:
-                data = _at(file, entry.data_offset, entry.size)
-        except OSError as err:
-            raise BundleError(f"cannot read bundle {self.path}: {err.strerror}") from err
+        if self._held is not None:
+            data = self._held[entry.data_offset : entry.data_offset + entry.size]
+        else:
+            try:
+                with self.path.open("rb") as file:
+                    data = _at(file, entry.data_offset, entry.size)
+            except OSError as err:
+                raise BundleError(f"cannot read bundle {self.path}: {err.strerror}") from err
         if len(data) != entry.size or zlib.crc32(data) != entry.crc32:
             raise self._tampered(f"entry {name} does not match its checksum")
         return data

@@ -101,6 +101,19 @@ class Bundle:
         """Who signed it."""
         return self._archive.trust
 
+    def hold(self) -> None:
+        """Keep the whole file in memory, for who has to outlive its replacement or removal.
+
+        Raises
+        ------
+        BundleTamperedError
+            It is not the file that was opened any more.
+        BundleError
+            It cannot be read.
+        """
+        self._archive.hold()
+        self._archive.verify_all()
+
     def golden(self, family: Family) -> GoldenPair:
         """Answer the known input and output of a family.
 

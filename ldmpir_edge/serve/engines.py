@@ -322,6 +322,7 @@ class Engines:
             if self._wanted[route.name] == source:
                 served = route.model_copy(update={"bundle": source.bundle})
                 bundle = open_route_bundle(served, allow_unsigned=self._allow_unsigned)
+                bundle.hold()
                 wanted |= dict.fromkeys(
                     (precision, family)
                     for precision in route.precisions

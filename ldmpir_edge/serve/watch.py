@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import signal
+import sqlite3
 import stat
 import threading
 import time
@@ -124,7 +125,7 @@ class Watcher:
         while not self._stopping.is_set():
             try:
                 self.look()
-            except (LdmpirError, OSError) as err:
+            except (LdmpirError, OSError, sqlite3.Error) as err:
                 _log.warning(
                     "the watched folder cannot be read", extra={"error": type(err).__name__}
                 )

@@ -168,6 +168,23 @@ def test_a_file_replaced_before_it_was_tested_never_serves(tmp_path: Path) -> No
     assert engines.describe()[0]["bundle_not_taken"]
 
 
+@pytest.mark.parametrize("fate", ["broken", "gone"])
+def test_what_becomes_of_a_file_in_service_costs_nothing(tmp_path: Path, fate: str) -> None:
+    path = tmp_path / "toy.ldmpir"
+    write_toy(path)
+    route, engines = load(path, steps=(4, 1))
+    if fate == "broken":
+        path.write_bytes(bytes(path.stat().st_size))
+    else:
+        path.unlink()
+    take_up(engines)
+    served = engines.of(route)
+    # Nothing of the variant with one step has been read so far.
+    assert served.reconstructor((1, "fp32")).engine("pointwise") is not None
+    assert served.bundle.golden("pointwise").outputs
+    assert engines.usable(route) == ((4, "fp32"), (1, "fp32"))
+
+
 def test_a_file_that_is_away_for_a_moment_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "toy.ldmpir"
     write_toy(path)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
+import socket
 import ssl
 import struct
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +41,8 @@ from small_scans import write_ismrmrd
 
 from ldmpir_edge.reconstruct import load
 from ldmpir_edge.serve.appliance import Appliance
+from ldmpir_edge.serve.intake import Incoming
+from ldmpir_edge.serve.mrd import server
 from ldmpir_edge.serve.mrd.reply import IMAGE_HEAD
 
 MRD = {"listen": "127.0.0.1:0"}
@@ -360,6 +367,71 @@ def new_job(appliance: Appliance, known: set[str]) -> str:
         assert time.monotonic() < until
         time.sleep(0.01)
     return new.pop()
+
+
+@contextmanager
+def hour_long_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Appliance]:
+    """Run an appliance with two places at its door and a worker that never answers."""
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(server, "LOOK_S", 0.05)
+    with small(tmp_path) as appliance:
+        until = time.monotonic() + 60
+        while appliance.supervisor.not_ready:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        worker = appliance.supervisor._worker
+        assert worker is not None
+        os.kill(worker.pid, signal.SIGSTOP)
+        try:
+            yield appliance
+        finally:
+            os.kill(worker.pid, signal.SIGCONT)
+
+
+def waiting_client(appliance: Appliance, scan: Path, stack: ExitStack) -> MrdClient:
+    known = appliance.queue.known()
+    client = stack.enter_context(MrdClient(appliance.open_doors["mrd"]))
+    send_scan(client, *read_file(scan))
+    new_job(appliance, known)
+    return client
+
+
+def test_clients_that_have_gone_give_their_places_back(
+    tmp_path: Path, scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hour_long_queue(tmp_path, monkeypatch) as appliance:
+        for _ in range(4):
+            with ExitStack() as stack:
+                waiting_client(appliance, scan, stack)
+        assert len(appliance.queue.known()) == 4
+
+
+def test_a_client_that_closed_its_half_alone_keeps_its_place_while_there_are_others(
+    tmp_path: Path, scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hour_long_queue(tmp_path, monkeypatch) as appliance, ExitStack() as stack:
+        patient = waiting_client(appliance, scan, stack)
+        patient._socket.shutdown(socket.SHUT_WR)
+        waiting_client(appliance, scan, stack)
+        time.sleep(1.0)
+        patient._socket.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            patient._socket.recv(1)
+        # A third has to have a place, and turns out who may have gone, not who is there.
+        waiting_client(appliance, scan, stack)
+        patient._socket.settimeout(10)
+        assert patient._socket.recv(1) == b""
+
+
+def test_a_broken_line_is_told_from_a_broken_disk(
+    appliance: Appliance, scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(Incoming, "accept", broken)
+    answer = exchange(appliance, scan)
+    assert answer.texts == ["the scan could not be stored"]
 
 
 def test_a_client_that_leaves_in_the_middle_leaves_nothing(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import select
 import socket
+import sqlite3
 import ssl
 import threading
 import time
@@ -31,6 +33,13 @@ IDLE_S = 300.0
 
 HANDSHAKE_S = 10.0
 LINGER_S = 5.0
+LOOK_S = 1.0
+"""How often a client that waits for its images is looked after."""
+
+KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}
+"""Seconds of silence after which a client's machine is asked whether it is there, between two
+questions, and how many of them go unanswered (tcp(7))."""
+
 MAX_DISCARDED = 64 * 2**20
 
 _CHUNK = 2**20
@@ -59,6 +68,7 @@ class MrdServer:
         self._socket = listen(door.listen)
         self._lock = threading.Lock()
         self._connections: dict[socket.socket, threading.Thread] = {}
+        self._waiting: dict[socket.socket, None] = {}  # for their images, the longest first
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._accept, name="ldmpir-mrd", daemon=True)
 
@@ -98,14 +108,35 @@ class MrdServer:
                 time.sleep(1.0)  # out of descriptors: some will be given back
                 continue
             with self._lock:
-                if len(self._connections) >= MAX_CONNECTIONS or not self._is_peer(peer[0]):
+                if not self._is_peer(peer[0]) or not self._has_place():
+                    _log.warning("MRD connection refused", extra={"open": len(self._connections)})
                     connection.close()
                     continue
                 thread = threading.Thread(
                     target=self._serve, args=(connection,), name="ldmpir-mrd-client", daemon=True
                 )
+                try:
+                    thread.start()  # it waits for the lock before it lets go of its place
+                except RuntimeError:  # no more threads: some will end
+                    connection.close()
+                    continue
                 self._connections[connection] = thread
-            thread.start()
+
+    def _has_place(self) -> bool:
+        """Say whether one more may come, if need be in the place of one that has hung up.
+
+        Who has sent a scan may close its own half and wait for the images, so that nobody is
+        turned out for that alone.
+        """
+        if len(self._connections) < MAX_CONNECTIONS:
+            return True
+        for line in self._waiting:
+            if _hung_up(line, select.POLLRDHUP):
+                del self._waiting[line]
+                with suppress(OSError):
+                    line.shutdown(socket.SHUT_RDWR)
+                return True
+        return False
 
     def _is_peer(self, host: str) -> bool:
         address = ipaddress.ip_address(host.partition("%")[0])
@@ -117,9 +148,13 @@ class MrdServer:
             line = self._secured(connection)
             with line:
                 line.settimeout(IDLE_S)
-                self._converse(_Line(line))
-        except (OSError, EOFError):
+                with suppress(OSError):
+                    _keep_alive(line)
+                self._converse(_Line(line), line)
+        except EOFError:
             pass  # the client has gone; what it sent whole is in the queue
+        except OSError as err:
+            _log.warning("MRD connection failed", extra={"error": type(err).__name__})
         finally:
             with self._lock:
                 del self._connections[line]
@@ -142,30 +177,37 @@ class MrdServer:
             raise
         return line
 
-    def _converse(self, line: _Line) -> None:
+    def _converse(self, line: _Line, connection: socket.socket) -> None:
         try:
             job_id = receive_scan(line.read, self._appliance.intake)
-        except LdmpirError as err:
+        except (LdmpirError, OSError, sqlite3.Error) as err:
             _log.warning("MRD scan refused", extra={"error": type(err).__name__})
-            line.send(text_message(str(err)) + close_message())
+            told = str(err) if isinstance(err, LdmpirError) else "the scan could not be stored"
+            line.send(text_message(told) + close_message())
             line.linger()
             return
         if job_id is not None:
-            job = self._wait(job_id)
+            job = self._wait(job_id, connection)
             if job is None:
                 return
             self._answer(line, job)
         line.send(close_message())
         line.linger()
 
-    def _wait(self, job_id: str) -> Job | None:
-        """Wait until a job has ended; None where the appliance stops before."""
-        with self._appliance.notices.of(job_id) as wait:
-            while not self._stopping.is_set():
-                job = self._appliance.queue.get(job_id)
-                if job is None or job.finished is not None:
-                    return job
-                wait(IDLE_S)
+    def _wait(self, job_id: str, connection: socket.socket) -> Job | None:
+        """Wait until a job has ended; None where the appliance stops or the client goes before."""
+        with self._lock:
+            self._waiting[connection] = None
+        try:
+            with self._appliance.notices.of(job_id) as wait:
+                while not self._stopping.is_set() and not _hung_up(connection):
+                    job = self._appliance.queue.get(job_id)
+                    if job is None or job.finished is not None:
+                        return job
+                    wait(LOOK_S)
+        finally:
+            with self._lock:
+                self._waiting.pop(connection, None)
         return None
 
     def _answer(self, line: _Line, job: Job) -> None:
@@ -176,6 +218,23 @@ class MrdServer:
         if job.reason is not None:
             line.send(text_message(f"the classical image is delivered: {job.reason}"))
         line.send_file(path)
+
+
+def _hung_up(line: socket.socket, also: int = 0) -> bool:
+    """Say whether a connection has ended in both directions, or seen what `also` names."""
+    poll = select.poll()
+    try:
+        poll.register(line, also)
+    except ValueError:  # closed here
+        return True
+    return bool(poll.poll(0))
+
+
+def _keep_alive(line: socket.socket) -> None:
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEP_ALIVE.items():
+        if hasattr(socket, name):  # Linux; elsewhere the system's own times hold
+            line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class _Line:
@@ -195,21 +254,33 @@ class _Line:
         buffer = bytearray(n_bytes)
         view, n_read = memoryview(buffer), 0
         while n_read < n_bytes:
-            n_more = self._line.recv_into(view[n_read:])
+            try:
+                n_more = self._line.recv_into(view[n_read:])
+            except OSError as err:  # of the line: those of the disk are another matter
+                raise EOFError from err
             if n_more == 0:
                 raise EOFError
             n_read += n_more
         return bytes(buffer)
 
     def send(self, data: bytes) -> None:
-        """Send all of `data`."""
-        self._line.sendall(data)
+        """Send all of `data`.
+
+        Raises
+        ------
+        EOFError
+            The client has gone.
+        """
+        try:
+            self._line.sendall(data)
+        except OSError as err:
+            raise EOFError from err
 
     def send_file(self, path: Path) -> None:
         """Send a file's content."""
         with path.open("rb") as stream:
             while data := stream.read(_CHUNK):
-                self._line.sendall(data)
+                self.send(data)
 
     def linger(self) -> None:
         """Say that nothing follows, and read what is still being sent, within limits.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -53,10 +53,14 @@ class Outputs:
         What is being written, in the order of the formats.
     seconds : float
         Time spent on writing so far.
+    left_out : list[str]
+        Why each optional format that cannot hold the volume is not written.
     """
 
-    def __init__(self, header: VolumeHeader, paths: list[Path], sinks: list[SliceSink]) -> None:
-        self.header, self.paths = header, paths
+    def __init__(
+        self, header: VolumeHeader, paths: list[Path], sinks: list[SliceSink], left_out: list[str]
+    ) -> None:
+        self.header, self.paths, self.left_out = header, paths, left_out
         self.seconds = 0.0
         self._sinks = sinks
         self._n_added = 0
@@ -118,7 +122,9 @@ class Outputs:
 
 
 @contextmanager
-def open_outputs(header: VolumeHeader, folder: Path, formats: Sequence[str]) -> Iterator[Outputs]:
+def open_outputs(
+    header: VolumeHeader, folder: Path, formats: Sequence[str], optional: Collection[str] = ()
+) -> Iterator[Outputs]:
     """Open one output a format in `folder`, one file (for DICOM one folder) named after the stem.
 
     An output appears, complete, when its last slice was written; where the block ends before
@@ -132,6 +138,8 @@ def open_outputs(header: VolumeHeader, folder: Path, formats: Sequence[str]) -> 
         Created where it is missing.
     formats
         Of `dicom`, `h5`, `nii`, `npy`, `png`, `viewer`; a format given twice is written once.
+    optional
+        Those of them that are left out where they cannot hold the volume and another can.
 
     Raises
     ------
@@ -149,11 +157,25 @@ def open_outputs(header: VolumeHeader, folder: Path, formats: Sequence[str]) -> 
         refuse_input(path, header.input_files)
     with ExitStack() as stack:
         stack.enter_context(_made_folder(folder))
-        sinks = []
+        sinks: dict[Path, SliceSink] = {}
+        refused: list[OutputError] = []
         for name, path in zip(wanted, paths, strict=True):
-            sinks.append(stack.enter_context(closing(_writer(name)(header, path))))
-            next(sinks[-1])
-        outputs = stack.enter_context(closing(Outputs(header, paths, sinks)))
+            sink = stack.enter_context(closing(_writer(name)(header, path)))
+            try:
+                next(sink)
+            except OutputError as err:
+                # A disk that cannot be written has an `OSError` behind it, and is no format's.
+                if name not in optional or isinstance(err.__cause__, OSError):
+                    raise
+                refused.append(err)
+            else:
+                sinks[path] = sink
+        if not sinks:
+            raise refused[0]
+        left_out = [str(err) for err in refused]
+        outputs = stack.enter_context(
+            closing(Outputs(header, list(sinks), list(sinks.values()), left_out))
+        )
         yield outputs
         outputs.finish()
 

@@ -20,7 +20,11 @@ from certificates import Authority
 from dicom_peers import Orthanc, free_port, storage_scp, store, write_series
 from dicom_validator import dciodvfy_errors
 from PIL import Image
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+)
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, MRImageStorage, Verification
 from running_appliance import QUICK, WAIT_S, running, send, wait, wait_delivered
@@ -110,6 +114,14 @@ def test_only_known_titles_are_let_in(appliance: Appliance) -> None:
                 SecondaryCaptureImageStorage
             ]
             association.release()
+
+
+def test_data_sets_that_may_swell_are_not_taken(appliance: Appliance) -> None:
+    ae = AE("SCANNER1")
+    ae.add_requested_context(MRImageStorage, DeflatedExplicitVRLittleEndian)
+    association = ae.associate(*address(appliance), ae_title="LDMPIR")
+    assert association.rejected_contexts
+    association.abort()
 
 
 def test_only_peers_of_the_network_are_heard(tmp_path: Path) -> None:

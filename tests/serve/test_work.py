@@ -18,6 +18,7 @@ from ldmpir_edge.physics.problem import Family
 from ldmpir_edge.reconstruct import Reconstructor, reconstructor
 from ldmpir_edge.scans import sample_files
 from ldmpir_edge.scans.detect import open_scan
+from ldmpir_edge.scans.writers import volume_page
 from ldmpir_edge.serve import engines as engines_module
 from ldmpir_edge.serve import work
 from ldmpir_edge.serve.config import Route
@@ -291,6 +292,17 @@ def test_an_image_that_no_format_can_hold_is_not_tried_for_ever(
     write_fastmri(bench.payload / "scan", acceleration=2)
     outcome = bench.run()
     assert (outcome.state, outcome.report) == ("failed", {"error": "OutputError"})
+
+
+def test_a_format_that_cannot_hold_the_scan_costs_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volume_page, "MAX_VOXELS", 1)
+    write_fastmri(bench.payload / "scan", acceleration=2)
+    outcome = bench.run(formats=("viewer", "dicom"))
+    assert outcome.state == "done"
+    assert outcome.report["outputs"] == ["image/0001.dcm"]
+    assert any("a page holds 1 voxels" in note for note in outcome.report["notes"])
 
 
 def test_a_surprise_costs_one_job(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from ldmpir_edge.scans.display import display_window
 from ldmpir_edge.scans.model import ScanInfo, SlicePlane
 from ldmpir_edge.scans.reconstruction import Reconstruction
 from ldmpir_edge.scans.write import FORMATS, open_outputs, write_outputs
-from ldmpir_edge.scans.writers import window
+from ldmpir_edge.scans.writers import volume_page, window
 
 
 @pytest.fixture
@@ -104,6 +104,28 @@ def test_what_cannot_be_written_is_refused_before_the_first_slice(volume, tmp_pa
         ):
             pytest.fail("the block was entered")
     assert _names(tmp_path) == ["brain", "brain.h5", "brain.npy"]
+
+
+def test_a_format_that_may_be_left_out_costs_no_other(volume, tmp_path, monkeypatch):
+    monkeypatch.setattr(volume_page, "MAX_VOXELS", 1)
+    with write.open_outputs(volume.header, tmp_path, ["viewer", "npy"], ["viewer"]) as outputs:
+        for piece in volume.slices():
+            outputs.add(piece)
+    assert [path.suffix for path in outputs.paths] == [".npy"]
+    assert "a page holds 1 voxels" in outputs.left_out[0]
+    assert _names(tmp_path) == [f"{volume.header.stem}.npy"]
+    # One has to hold it, and what is wrong with the disk is no fault of the format.
+    with (
+        pytest.raises(OutputError, match="a page holds"),
+        write.open_outputs(volume.header, tmp_path, ["viewer"], ["viewer"]),
+    ):
+        pass
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OutputError),
+        write.open_outputs(volume.header, tmp_path / "file" / "x", ["viewer", "npy"], ["viewer"]),
+    ):
+        pass
 
 
 def test_slices_must_be_those_of_the_header(volume, tmp_path):

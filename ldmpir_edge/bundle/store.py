@@ -8,8 +8,8 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
@@ -46,6 +46,8 @@ class LoadedVariant:
     limits, recipe
         From the manifest: the sizes that an engine compiled for the device must take, and how it
         is compiled. Without limits none can be.
+    place
+        Puts the files where they are, as they were; None where no bundle can.
     """
 
     graph: Path
@@ -59,6 +61,23 @@ class LoadedVariant:
     content_sha256: str | None = None
     limits: SizeLimits | None = None
     recipe: BuildRecipe | None = None
+    place: Callable[[], None] | None = field(default=None, repr=False, compare=False)
+
+    def renew(self) -> None:
+        """Check the files again, and put back what is gone or changed, for who reads them late.
+
+        Raises
+        ------
+        BundleError
+            They are not what they were, and cannot be put back.
+        """
+        if self.place is not None:
+            try:
+                self.place()
+            except OSError as err:
+                raise BundleError(
+                    f"cannot put back {self.graph}: {err.strerror}; free some disk space"
+                ) from err
 
 
 class Bundle:
@@ -166,6 +185,7 @@ class Bundle:
             content_sha256=self._content_sha256(wanted),
             limits=self.manifest.limits,
             recipe=self.manifest.recipe,
+            place=functools.partial(self._place, wanted, folder),
         )
 
     def engine(self, spec: EngineSpec) -> bytes:

@@ -152,6 +152,8 @@ class OpenVinoEngine(Engine):
         return self._core.compile_model(model, self._device, self._properties)
 
     def _read(self) -> Any:
+        # It may be hours since the files were checked, and what is compiled of them is sealed.
+        self.variant.renew()
         return self._core.read_model(str(self.variant.graph))
 
     def _cache_name(self, shapes: _Shapes | None) -> str:

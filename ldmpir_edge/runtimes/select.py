@@ -101,6 +101,7 @@ class SelectedEngine(Engine):
                 return self._engine.run(inputs)
             except BackendError as err:
                 self._failures.append(err)
+                self.variant.renew()
                 replacement = self._load_next()
                 if replacement is None:
                     # The engine stays: what failed may have been this one input.

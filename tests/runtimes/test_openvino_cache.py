@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -246,6 +247,31 @@ def test_a_bundle_vouches_for_graph_and_weights(tmp_path: Path) -> None:
         digests.add(open_bundle(path).extract("pointwise", 1, "fp32").content_sha256)
     assert len(digests) == 3
     assert None not in digests
+
+
+@pytest.mark.parametrize("fate", ["changed", "gone"])
+def test_files_that_are_read_late_are_those_that_were_checked(
+    tmp_path: Path, calls: list[str], fate: str
+) -> None:
+    path = tmp_path / "toy.ldmpir"
+    files = toy_files() | {"graphs/pointwise-1-fp32.onnx": toy_graph()}
+    write_bundle(path, toy_manifest(files), files)
+    bundle = open_bundle(path)
+    bundle.hold()
+    path.unlink()
+    variant = bundle.extract("pointwise", 1, "fp32")
+    _image(variant, _inputs())
+    with get_backend("openvino").load(variant) as engine:
+        # The model compiled for these shapes is at hand, and the graph was not read so far.
+        engine.run(_inputs())
+        if fate == "changed":
+            variant.graph.write_bytes(toy_graph(poison=0.5))
+        else:
+            shutil.rmtree(variant.graph.parent)
+        calls.clear()
+        inputs = _inputs(9)
+        np.testing.assert_allclose(engine.run(inputs)["image"], toy_answer(**inputs), rtol=1e-6)
+    assert calls == ["read_model", "compile_model"]
 
 
 def test_the_cache_lies_where_the_user_says(vouched: LoadedVariant, folder: Path) -> None:

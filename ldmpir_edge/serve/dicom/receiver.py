@@ -35,8 +35,8 @@ TRANSFER_SYNTAXES = (
     "1.2.840.10008.1.2",  # implicit VR, little endian
     "1.2.840.10008.1.2.5",  # RLE lossless
 )
-"""What the reader decodes without further libraries. Not deflated data sets: a few kilobytes of them
-may be gigabytes, and an image's identifiers are read here, where no memory limit holds."""
+"""What the reader decodes without further libraries. Not deflated data sets: a few kilobytes may be
+gigabytes then, and an image's identifiers are read here, where no memory limit holds."""
 
 SUCCESS = 0x0000
 NOT_AUTHORISED = 0x0124

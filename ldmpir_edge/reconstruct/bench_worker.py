@@ -175,12 +175,7 @@ def peak_memory_mib() -> float:
 def _middle_slice(scan: Scan, clock: _Clock) -> Scan:
     """Give the middle slice of an open scan as a scan of its own, whose reading is timed."""
     index = scan.n_slices // 2
-    info = replace(
-        scan.info,
-        planes=scan.info.planes[index : index + 1],
-        source_datasets=scan.info.source_datasets[index : index + 1],
-    )
-    alone = replace(scan, n_slices=1, info=info)
+    alone = replace(scan, n_slices=1, info=scan.info.of_slice(index))
     for name in ("kspace", "calibration", "sinogram", "image"):
         if hasattr(scan, name):
             object.__setattr__(alone, name, clock.timed(getattr(scan, name), index))

@@ -33,7 +33,7 @@ import numpy as np
 
 from ldmpir_edge.bundle import LoadedVariant
 from ldmpir_edge.bundle.paths import cache_root, seal_key_file
-from ldmpir_edge.errors import BackendError, UsageError
+from ldmpir_edge.errors import BackendError, BundleError, UsageError
 from ldmpir_edge.runtimes.base import Arrays, Backend, Engine, one_line
 from ldmpir_edge.runtimes.cpu import cpu_identity
 from ldmpir_edge.runtimes.sealed_cache import SealedCache
@@ -153,7 +153,10 @@ class OpenVinoEngine(Engine):
 
     def _read(self) -> Any:
         # It may be hours since the files were checked, and what is compiled of them is sealed.
-        self.variant.renew()
+        try:
+            self.variant.renew()
+        except BundleError as err:
+            raise BackendError(str(err)) from err
         return self._core.read_model(str(self.variant.graph))
 
     def _cache_name(self, shapes: _Shapes | None) -> str:

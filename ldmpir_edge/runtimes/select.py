@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 
 from ldmpir_edge.bundle import LoadedVariant, Precision
-from ldmpir_edge.errors import BackendError, LdmpirError, MissingExtraError
+from ldmpir_edge.errors import BackendError, BundleError, LdmpirError, MissingExtraError
 from ldmpir_edge.runtimes.base import Arrays, Availability, Backend, Engine
 from ldmpir_edge.runtimes.conformance import recall
 from ldmpir_edge.runtimes.registry import BACKENDS, get_backend
@@ -101,7 +101,6 @@ class SelectedEngine(Engine):
                 return self._engine.run(inputs)
             except BackendError as err:
                 self._failures.append(err)
-                self.variant.renew()
                 replacement = self._load_next()
                 if replacement is None:
                     # The engine stays: what failed may have been this one input.
@@ -113,8 +112,11 @@ class SelectedEngine(Engine):
     def _load_next(self) -> Engine | None:
         for backend, reason in self._remaining:
             try:
+                if self._failures:
+                    # It is late: the files may not be there any more.
+                    self.variant.renew()
                 engine = backend.load(self.variant, self._threads)
-            except (BackendError, MissingExtraError) as err:
+            except (BackendError, BundleError, MissingExtraError) as err:
                 self._failures.append(err)
                 continue
             if self.vet is not None:

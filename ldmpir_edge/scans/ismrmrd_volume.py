@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +88,7 @@ class PartitionedVolume:
                 "samples; split the scan by repetition"
             )
         with tempfile.TemporaryFile() as store:
-            _reserve(store.fileno(), math.prod(full) * _SAMPLE_BYTES)
+            _reserve(lines.path, store.fileno(), math.prod(full) * _SAMPLE_BYTES)
             data = np.memmap(store, np.complex64, "w+", shape=full)
             for volume, frame in zip(data, frames, strict=True):
                 steps = lines.heads["idx"]["kspace_encode_step_2"][frame].astype(np.int64)
@@ -98,14 +101,26 @@ class PartitionedVolume:
             yield PartitionedVolume(delivered, encoded // 2 - delivered // 2, data)
 
 
-def _reserve(descriptor: int, n_bytes: int) -> None:
+def _reserve(path: Path, descriptor: int, n_bytes: int) -> None:
+    folder = tempfile.gettempdir()
+    if n_bytes > shutil.disk_usage(folder).total:
+        # To wait for room would be in vain.
+        raise ScanDataError(
+            f"{path}: {n_bytes} bytes of 3-D k-space, more than the disk of {folder} has in all; "
+            "have TMPDIR name a folder on a larger one"
+        )
+    allocate = getattr(os, "posix_fallocate", None)
+    if allocate is None:  # macOS and Windows
+        return
     # To write into the hole of a mapped file on a disk that is full ends the process.
     try:
-        os.posix_fallocate(descriptor, 0, n_bytes)
+        allocate(descriptor, 0, n_bytes)
     except OSError as err:
+        if err.errno in (errno.EINVAL, errno.EOPNOTSUPP):  # the file system cannot do that
+            return
         raise OutputError(
-            f"{tempfile.gettempdir()} has no room for {n_bytes} bytes of 3-D k-space "
-            f"({err.strerror}); free space there, or have TMPDIR name another folder"
+            f"{folder} has no room for {n_bytes} bytes of 3-D k-space ({err.strerror}); free "
+            "space there, or have TMPDIR name another folder"
         ) from err
 
 

@@ -7,7 +7,7 @@ index and the values that it returns; a format's reader implements the `_read_*`
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -95,6 +95,16 @@ class ScanInfo:
     echoes: tuple[tuple[int, float | None], ...] = ()
     source_datasets: tuple[Any, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
+
+    def of_slice(self, index: int) -> ScanInfo:
+        """Describe one slice as a scan of its own."""
+        part = slice(index, index + 1)
+        return replace(
+            self,
+            planes=self.planes[part],
+            echoes=self.echoes[part],
+            source_datasets=self.source_datasets[part],
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -38,7 +38,7 @@ class MrdHeader:
     noise_bandwidth
         `relativeReceiverNoiseBandwidth`.
     echo_times_ms, inversion_times_ms, repetition_times_ms, flip_angles_deg
-        As many as are stated: of one image, or of each contrast.
+        As many as are stated: of one image, or of each contrast. None stands for what is no number.
     """
 
     encoded_matrix: tuple[int, int, int] | None
@@ -57,10 +57,10 @@ class MrdHeader:
     patient_position: str | None
     sequence_type: str | None
     field_strength_t: float | None
-    echo_times_ms: tuple[float, ...]
-    repetition_times_ms: tuple[float, ...]
-    inversion_times_ms: tuple[float, ...]
-    flip_angles_deg: tuple[float, ...]
+    echo_times_ms: tuple[float | None, ...]
+    repetition_times_ms: tuple[float | None, ...]
+    inversion_times_ms: tuple[float | None, ...]
+    flip_angles_deg: tuple[float | None, ...]
 
     def describe(
         self,
@@ -75,16 +75,18 @@ class MrdHeader:
         """Give the header's descriptive fields and the reader's geometry as a `ScanInfo`.
 
         `contrasts` holds that of each slice, from 0. Contrasts are echoes where there are several
-        of both; of what else is stated for each contrast, nothing is said of the whole scan.
+        of both; of what else is stated for each contrast, nothing is said of a scan of several.
         """
-        differ = len(set(contrasts)) > 1
+        found = set(contrasts) or {0}
         times = self.echo_times_ms
         echoes: tuple[tuple[int, float | None], ...] = ()
-        if differ and len(times) > 1:
-            echoes = tuple((c + 1, times[c] if c < len(times) else None) for c in contrasts)
+        if len(found) > 1 and len(times) > 1:
+            echoes = tuple((c + 1, _of(times, c)) for c in contrasts)
 
-        def common(values: tuple[float, ...]) -> float | None:
-            return values[0] if values and (len(values) == 1 or not differ) else None
+        def common(values: tuple[float | None, ...]) -> float | None:
+            if len(values) == 1:
+                return values[0]
+            return _of(values, min(found)) if len(found) == 1 else None
 
         return ScanInfo(
             modality="mr",
@@ -105,6 +107,10 @@ class MrdHeader:
             echoes=echoes,
             notes=notes,
         )
+
+
+def _of(values: tuple[float | None, ...], contrast: int) -> float | None:
+    return values[contrast] if contrast < len(values) else None
 
 
 def parse_mrd_header(path: Path, xml: str) -> MrdHeader:
@@ -162,25 +168,21 @@ class _Finder:
 
     def number(self, where: str) -> float | None:
         value = self.text(where)
-        return None if value is None else self._number(where, value)
-
-    def numbers(self, where: str) -> tuple[float, ...]:
-        return tuple(self._number(where, value) for value in self._texts(where) if value)
-
-    def _texts(self, where: str) -> list[str | None]:
-        query = "/".join(f"{{*}}{step}" for step in where.split("/"))
-        return [(found.text or "").strip() or None for found in self._root.findall(query)]
-
-    def _number(self, where: str, value: str) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
+        if value is None:
+            return None
+        if (number := _finite(value)) is None:
             raise ScanFormatError(
                 f"{self._path}: {where} in the XML header is {value[:40]!r}, not a number"
             )
         return number
+
+    def numbers(self, where: str) -> tuple[float | None, ...]:
+        """Keep every place: the second number is the second contrast's."""
+        return tuple(_finite(value) for value in self._texts(where))
+
+    def _texts(self, where: str) -> list[str | None]:
+        query = "/".join(f"{{*}}{step}" for step in where.split("/"))
+        return [(found.text or "").strip() or None for found in self._root.findall(query)]
 
     def integer(self, where: str) -> int | None:
         number = self.number(where)
@@ -195,3 +197,11 @@ class _Finder:
         if x is None or y is None or z is None or min(x, y, z) <= 0:
             return None
         return (x, y, z)
+
+
+def _finite(value: str | None) -> float | None:
+    try:
+        number = float(value or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -234,6 +234,7 @@ class Supervisor:
             payload=str(self._folder.payload(job.id)),
             attempt=str(attempt),
             remaining_s=None if job.due is None else job.due - self._clock(),
+            deadline_s=None if job.due is None else round(job.due - job.received, 3),
             classical=classical,
             reply=job.source == "mrd",
             formats=self._formats(route),

@@ -151,7 +151,9 @@ class Watcher:
                 except OSError:
                     continue  # it went meanwhile
                 if stat.S_ISREG(status.st_mode) and status.st_size > 0:
-                    label = path.parent.relative_to(self._door.folder).as_posix()
+                    # A name need not be UTF-8, which the queue's text has to be.
+                    parent = os.fsencode(path.parent.relative_to(self._door.folder).as_posix())
+                    label = parent.decode("utf-8", "replace")
                     yield _Found(
                         path, "" if label == "." else label, status.st_size, status.st_mtime_ns
                     )

@@ -78,8 +78,9 @@ class Order:
         The job.
     payload, attempt
         Folder of the scan, and the folder to write to, which does not exist yet.
-    remaining_s
-        Time until the image must be out; None without a deadline.
+    remaining_s, deadline_s
+        Time until the image must be out, and how much there was in all: a job keeps its deadline
+        when its route's changes. None without one.
     classical
         Why the engine must not have it, or None.
     reply
@@ -93,6 +94,7 @@ class Order:
     payload: str
     attempt: str
     remaining_s: float | None = None
+    deadline_s: float | None = None
     classical: str | None = None
     reply: bool = False
     formats: tuple[str, ...] = ("dicom",)
@@ -270,8 +272,8 @@ class _Attempt:
         if remaining_s is None:
             return None
         reason = "the engine would have missed the deadline"
-        if self._route.deadline_s is not None:  # a job keeps its deadline when the route loses it
-            reason += f" of {self._route.deadline_s:g} s"
+        if self._order.deadline_s is not None:
+            reason += f" of {self._order.deadline_s:g} s"
         return Deadline(remaining_s, scan.n_slices, expected, reason)
 
     def _take(self, piece: ReconstructedSlice) -> None:

@@ -79,6 +79,13 @@ def shorter_kspace(image: NDArray[np.float32], rng: np.random.Generator) -> NDAr
     return shorter
 
 
+def square_part(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Cut a square out of an `(H, W)` image, as wide as the shorter of its sides."""
+    side = min(image.shape)
+    top, left = (int(rng.integers(0, n - side + 1)) for n in image.shape)
+    return image[top : top + side, left : left + side]
+
+
 def block_means(image: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
     """Average an `(H, W)` image over squares of `factor` pixels; what fills none is cut off."""
     rows, columns = (n // factor for n in image.shape)

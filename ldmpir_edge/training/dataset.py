@@ -28,6 +28,7 @@ from ldmpir_edge.training.augment import (
     random_discs,
     random_view,
     shorter_kspace,
+    square_part,
 )
 from ldmpir_edge.training.images import ImageStack
 from ldmpir_edge.training.recipe import Recipe, TrainingTask
@@ -184,8 +185,8 @@ class SimulatedScans(Dataset[TrainingItem]):
             view, side = native_view if is_full or rng.random() < P_NATIVE else random_view, size
             # Resampling would only enlarge it again.
             if view is native_view and is_mr and (is_full or rng.random() < P_SHORTER):
-                raw = shorter_kspace(raw, rng)
-                fitting = max(raw.shape) // SIDE_MULTIPLE * SIDE_MULTIPLE
+                raw = square_part(shorter_kspace(raw, rng), rng)
+                fitting = len(raw) // SIDE_MULTIPLE * SIDE_MULTIPLE
                 side = min(size, max(fitting, SIDE_MULTIPLE))
             image = above_air(view, raw, stack.modality, side, rng)
             if is_mr:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
+from types import SimpleNamespace
 
 import h5py
 import ismrmrd
@@ -14,6 +16,7 @@ import pytest
 from ldmpir_edge.errors import OutputError, ScanDataError, ScanFormatError
 from ldmpir_edge.scans.detect import open_scan
 from ldmpir_edge.scans.ismrmrd_lines import Flag
+from ldmpir_edge.scans.reconstruction import VolumeHeader
 
 COILS, READOUT, PHASE = 3, 24, 16
 
@@ -192,6 +195,9 @@ def test_every_echo_has_its_own_time(writer, kspace):
         assert scan.info.echo_time_ms is None
         assert scan.info.inversion_time_ms is None
         assert scan.info.repetition_time_ms == 30
+        alone = VolumeHeader((1, *scan.image_shape), scan.info.of_slice(2), "a")
+        assert alone.info.echoes == ((2, 9.8),)
+        assert alone.info.planes == scan.info.planes[2:3]
 
 
 def test_contrasts_of_one_echo_time_are_no_echoes(writer, kspace):
@@ -208,6 +214,15 @@ def test_one_contrast_has_the_first_of_the_times(writer, kspace):
     writer.line(kspace[0, :, :, 4], ky=4)
     with open_scan(writer.save()) as scan:
         assert (scan.info.echoes, scan.info.echo_time_ms) == ((), 4.9)
+
+
+def test_a_later_echo_alone_has_its_own_time(writer, kspace):
+    writer.xml = several(writer.xml, TR=[30], TE=[4.9, "", 9.8], TI=["NaN", 3, 200])
+    writer.line(kspace[0, :, :, 4], ky=4, contrast=2)
+    with open_scan(writer.save()) as scan:
+        assert (scan.info.echoes, scan.info.echo_time_ms) == ((), 9.8)
+        assert scan.info.inversion_time_ms == 200
+        assert scan.info.repetition_time_ms == 30
 
 
 def test_the_normal_of_a_2d_slice_is_not_needed(writer, kspace):
@@ -227,23 +242,43 @@ def test_a_field_of_view_beyond_all_measure_gives_the_encoded_matrix(writer, ksp
         assert scan.image_shape[1] == READOUT
 
 
-def test_a_full_disk_refuses_partitions_before_it_ends_the_process(
-    tmp_path, mrd_xml, rng, monkeypatch
-):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "no space left on device")
-
+@pytest.fixture
+def partitions(tmp_path, mrd_xml, rng):
     writer = Writer(tmp_path / "scan.h5", mrd_xml((READOUT, PHASE, 2), (READOUT, PHASE), 4, 7))
     for partition in range(2):
         samples = rng.standard_normal((2, READOUT)).astype(np.complex64)
         writer.line(samples, ky=4, kspace_encode_step_2=partition)
-    path = writer.save()
+    return writer.save()
+
+
+def test_a_full_disk_refuses_partitions_before_it_ends_the_process(partitions, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
     monkeypatch.setattr(os, "posix_fallocate", full)
     with (
         pytest.raises(OutputError, match=r"no room for .* \(no space left.*TMPDIR"),
-        open_scan(path),
+        open_scan(partitions),
     ):
         pass
+
+
+def test_partitions_that_no_disk_here_can_hold_are_refused_for_good(partitions, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=100))
+    refused(partitions, ScanDataError, "more than the disk of .* has in all")
+
+
+@pytest.mark.parametrize("missing", ["function", "support"])
+def test_partitions_are_read_where_room_cannot_be_reserved(partitions, monkeypatch, missing):
+    def unsupported(*_):
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    if missing == "function":
+        monkeypatch.delattr(os, "posix_fallocate")
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    with open_scan(partitions) as scan:
+        assert scan.n_slices == 2
 
 
 def test_reversed_lines_are_flipped(writer, kspace):

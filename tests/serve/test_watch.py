@@ -73,6 +73,14 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
 
 
+def test_a_folder_whose_name_is_no_text_holds_nothing_up(folder: Folder) -> None:
+    made = os.fsencode(folder.path) + b"/M\xfcller"
+    os.mkdir(made)
+    shutil.copy(os.fsencode(folder.write("b.h5")), made + b"/a.h5")
+    assert folder.settle() == ["a", "b"]
+    assert {job.label for job in folder.jobs()} == {"", "M\ufffdller"}
+
+
 def test_a_file_is_taken_once_it_has_lain_still(folder: Folder) -> None:
     path = folder.write("a.h5")
     folder.watcher.look()

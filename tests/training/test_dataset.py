@@ -105,6 +105,10 @@ def test_an_image_of_less_kspace_fills_its_canvas(rng, monkeypatch):
     assert {t.shape[0] for t in targets} <= {64, 80, 96}
     # What is left is the shift, of 6 % at most, to either side.
     assert max(float((t < 1e-3).float().mean()) for t in targets) < 1 - 0.94**2
+    oblong = scans([ImageStack("oblong", "mr", image[:, :, :96])], recipe, sizes=(128,))
+    targets = [oblong[k]["target"][0, 0] for k in range(8)]
+    assert {t.shape for t in targets} <= {(48, 48), (64, 64)}
+    assert max(float((t < 1e-3).float().mean()) for t in targets) < 1 - 0.94**2
     # A recipe's size is never exceeded, and what has no more pixels than a tile gets one.
     data = scans([ImageStack("grainy", "mr", image)], recipe, sizes=(64,))
     assert {data[k]["target"].shape[-1] for k in range(8)} == {64}

@@ -108,7 +108,10 @@ class MrdServer:
                 time.sleep(1.0)  # out of descriptors: some will be given back
                 continue
             with self._lock:
-                if not self._is_peer(peer[0]) or not self._has_place():
+                if not self._is_peer(peer[0]):
+                    connection.close()
+                    continue
+                if not self._has_place():
                     _log.warning("MRD connection refused", extra={"open": len(self._connections)})
                     connection.close()
                     continue
@@ -131,7 +134,7 @@ class MrdServer:
         if len(self._connections) < MAX_CONNECTIONS:
             return True
         for line in self._waiting:
-            if _hung_up(line, select.POLLRDHUP):
+            if _hung_up(line, getattr(select, "POLLRDHUP", 0)):  # Linux alone tells
                 del self._waiting[line]
                 with suppress(OSError):
                     line.shutdown(socket.SHUT_RDWR)
@@ -170,11 +173,11 @@ class MrdServer:
             self._connections[line] = self._connections.pop(connection)
         try:
             line.do_handshake()
-        except OSError:
+        except OSError as err:
             with self._lock:
                 self._connections[connection] = self._connections.pop(line)
             line.close()
-            raise
+            raise EOFError from err
         return line
 
     def _converse(self, line: _Line, connection: socket.socket) -> None:
@@ -288,15 +291,15 @@ class _Line:
         Closing with unread data resets the connection, and what was sent last is lost.
         """
         until, n_bytes = time.monotonic() + LINGER_S, 0
-        if isinstance(self._line, ssl.SSLSocket):
-            with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):  # all was said: it may leave as it likes
+            if isinstance(self._line, ssl.SSLSocket):
                 self._line.settimeout(LINGER_S)
                 self._line.unwrap()
-            return
-        self._line.shutdown(socket.SHUT_WR)
-        while n_bytes < MAX_DISCARDED and (left := until - time.monotonic()) > 0:
-            self._line.settimeout(left)
-            data = self._line.recv(_CHUNK)
-            if not data:
                 return
-            n_bytes += len(data)
+            self._line.shutdown(socket.SHUT_WR)
+            while n_bytes < MAX_DISCARDED and (left := until - time.monotonic()) > 0:
+                self._line.settimeout(left)
+                data = self._line.recv(_CHUNK)
+                if not data:
+                    return
+                n_bytes += len(data)

@@ -216,6 +216,7 @@ def test_comments_warn_and_give_the_fallback_reason(ct, tmp_path):
     assert all("NOT FOR DIAGNOSTIC USE" in ds.ImageComments for ds in images)
     assert all("photons unknown" in ds.ImageComments for ds in images)
     assert ["residual 9.0 above 3.0" in ds.ImageComments for ds in images] == [False, True, False]
+    assert ["CLASSICAL" in ds.ImageType for ds in images] == [False, True, False]
 
 
 def test_uids_repeat_and_follow_the_settings(mr, tmp_path):

@@ -30,6 +30,9 @@ DISCLAIMER = "RESEARCH RECONSTRUCTION BY A LEARNED MODEL. NOT FOR DIAGNOSTIC USE
 DERIVED_SERIES_OFFSET = 1000
 """Added to the source's series number: sorts the derived series behind all acquired ones."""
 
+CLASSICAL = "CLASSICAL"
+"""Value 4 or later of Image Type, of an image that is not the model's."""
+
 LARGEST_IS = 2**31 - 1
 """The largest integer string (PS3.5 6.2)."""
 
@@ -91,6 +94,9 @@ def build_image(
         _add_origin(ds, info, piece)
     else:
         _add_derivation(ds, info, piece, source)
+    if piece.fallback is not None:
+        # To be told and filtered by, beside a later image of the model's in the same series.
+        ds.ImageType = [*ds.ImageType, CLASSICAL]
     if window is not None:
         add_window(ds, window, scale)
     if not _on_grid_of(source, piece) or any(not ds.get(keyword) for keyword in _PLANE):

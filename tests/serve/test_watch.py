@@ -74,9 +74,9 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def test_a_folder_whose_name_is_no_text_holds_nothing_up(folder: Folder) -> None:
-    made = os.fsencode(folder.path) + b"/M\xfcller"
-    os.mkdir(made)
-    shutil.copy(os.fsencode(folder.write("b.h5")), made + b"/a.h5")
+    made = folder.path / os.fsdecode(b"M\xfcller")
+    made.mkdir()
+    shutil.copy(folder.write("b.h5"), made / "a.h5")
     assert folder.settle() == ["a", "b"]
     assert {job.label for job in folder.jobs()} == {"", "M\ufffdller"}
 

@@ -83,7 +83,7 @@ class SimulatedScans(Dataset[TrainingItem]):
     ----------
     stacks
         The images; a stack is drawn with a weight of √n for its n slices, so that one long
-        volume does not drown the others.
+        volume does not drown the others, and a modality with the root of its stacks' weights.
     recipe
         Gives the seed and the mix of tasks; a task that no image can serve is left out.
     sizes
@@ -118,7 +118,10 @@ class SimulatedScans(Dataset[TrainingItem]):
         self.recipe = recipe
         self.sizes = tuple(sizes)
         self.start, self.length = start, length
-        self._stack_weights = np.sqrt([len(s.slices) for s in self.stacks])
+        roots = np.sqrt([len(s.slices) for s in self.stacks])
+        modalities = np.array([s.modality for s in self.stacks])
+        of_modality = {m: roots[modalities == m].sum() for m in set(modalities)}
+        self._stack_weights = roots / np.sqrt([of_modality[m] for m in modalities])
         possible = {
             task: weight
             for task, weight in recipe.tasks.items()

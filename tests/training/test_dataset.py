@@ -200,6 +200,13 @@ def test_large_volumes_are_drawn_by_the_root_of_their_slices():
     assert 66 <= sum(full) <= 92
 
 
+def test_a_modality_of_many_volumes_does_not_drown_the_other(mr, ct):
+    # 16 volumes against 1: drawn 4 : 1.
+    data = scans([mr] * 16 + [ct], Recipe(stages=STAGES, tasks={"denoise": 1.0}))
+    n_mr = sum(data.example(k).problem.modality == "mr" for k in range(100))
+    assert 66 <= n_mr <= 92
+
+
 def test_ct_padding_becomes_air(ct):
     data = scans([ct], Recipe(stages=STAGES, tasks={"inpaint": 1.0}))
     for k in range(10):

@@ -120,6 +120,19 @@ class Archive:
         except OSError as err:
             raise BundleError(f"cannot read bundle {self.path}: {err.strerror}") from err
 
+    def save(self, target: Path) -> None:
+        """Write what `hold` has read, as it was.
+
+        Raises
+        ------
+        OutputError
+            `target` cannot be written.
+        """
+        if self._held is None:
+            self.hold()
+        with atomic_file(target) as temporary:
+            temporary.write_bytes(self._held or b"")
+
     def verify_all(self) -> None:
         """Check the hash of every entry.
 

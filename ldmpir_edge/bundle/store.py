@@ -133,6 +133,16 @@ class Bundle:
         self._archive.hold()
         self._archive.verify_all()
 
+    def save(self, target: Path) -> None:
+        """Write a copy of the file as it is held.
+
+        Raises
+        ------
+        OutputError
+            `target` cannot be written.
+        """
+        self._archive.save(target)
+
     def golden(self, family: Family) -> GoldenPair:
         """Answer the known input and output of a family.
 

@@ -6,9 +6,10 @@ one by one while there is nothing else to do. A job that needs one before its tu
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from ldmpir_edge.bundle import Bundle, GoldenPair, Precision, SizeLimits, find_bundle
 from ldmpir_edge.bundle.limits import LIMITS, psnr_db
-from ldmpir_edge.errors import BackendError, LdmpirError
+from ldmpir_edge.errors import BackendError, BundleError, LdmpirError
 from ldmpir_edge.physics.problem import Family
 from ldmpir_edge.reconstruct import Reconstructor
 from ldmpir_edge.runtimes import Engine, SelectedEngine
@@ -25,6 +26,7 @@ from ldmpir_edge.scans.limits import MAX_COILS, MAX_SIDE, MAX_VIEWS
 from ldmpir_edge.serve.bundles import open_route_bundle, variants
 from ldmpir_edge.serve.config import Route, Source
 from ldmpir_edge.serve.families import route_families
+from ldmpir_edge.serve.kept_bundles import KeptBundles
 from ldmpir_edge.serve.schedule import Variant
 
 SLOW_S = 10.0
@@ -32,6 +34,7 @@ SLOW_S = 10.0
 tested before the worker is ready, since no job could wait for one."""
 
 _Wanted = tuple[Precision, Family]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -206,11 +209,14 @@ class Engines:
         Those that are on: what they can bring is tested before it comes.
     in_service
         Gives a route with the bundle that serves it now; asked again at each `refresh`.
+    kept
+        Has a copy of what served a route last, which serves it where its bundle is broken when this
+        is made; None keeps no copies.
 
     Raises
     ------
     LdmpirError
-        A route's bundle cannot be used at all.
+        A route's bundle cannot be used at all, nor a copy of one.
     """
 
     def __init__(
@@ -220,14 +226,19 @@ class Engines:
         allow_unsigned: bool,
         doors: Collection[Source],
         in_service: Callable[[Route], Route] = lambda route: route,
+        kept: KeptBundles | None = None,
     ) -> None:
-        self._routes, self._doors = routes, doors
+        self._routes, self._doors, self._kept = routes, doors, kept
         self._allow_unsigned, self._in_service = allow_unsigned, in_service
         self._wanted = {route.name: self._source(route) for route in routes}
+        self._engines: dict[_Source, BundleEngines] = {}
+        for source in dict.fromkeys(self._wanted.values()):
+            self._open_first(source)
         self._serving = dict(self._wanted)
-        self._engines = {source: self._open(source) for source in set(self._serving.values())}
         self._arriving: dict[_Source, BundleEngines] = {}
         self._refused: dict[_Source, str] = {}
+        for route in routes:
+            self._keep(route.name)
         self._test_first()
 
     @property
@@ -289,14 +300,13 @@ class Engines:
         described = []
         for route in self._routes:
             engines = self.of(route)
-            promoted = self._serving[route.name].bundle != route.bundle
             described.append(
                 {
                     "route": route.name,
                     "bundle": engines.bundle.manifest.model.id,
                     "bundle_version": engines.bundle.manifest.model.version,
                     "bundle_sha256": engines.bundle.digest,
-                    "bundle_origin": "promoted" if promoted else "configured",
+                    "bundle_origin": self._origin(route),
                     "bundle_not_taken": self._refused.get(self._wanted[route.name]),
                     "golden": [asdict(test) for test in engines.tests],
                     "untested": [
@@ -311,6 +321,33 @@ class Engines:
         """Free all engines."""
         for engines in (*self._engines.values(), *self._arriving.values()):
             engines.close()
+
+    def _origin(self, route: Route) -> str:
+        bundle = self._serving[route.name].bundle
+        if bundle == self._copy(route.name):
+            return "kept"
+        return "configured" if bundle == route.bundle else "promoted"
+
+    def _copy(self, route_name: str) -> str | None:
+        return None if self._kept is None else str(self._kept.path(route_name))
+
+    def _open_first(self, source: _Source) -> None:
+        """Open what is to serve, or for each of its routes the copy of what served before."""
+        try:
+            self._engines[source] = self._open(source)
+        except BundleError as err:
+            for name in [name for name, wanted in self._wanted.items() if wanted == source]:
+                copy = self._copy(name)
+                if copy is None or not _stamp(copy):
+                    raise
+                _log.error("a kept bundle serves", extra={"route": name, "error": str(err)})
+                self._wanted[name] = replace(source, bundle=copy, stamp=_stamp(copy))
+                self._engines[self._wanted[name]] = self._open(self._wanted[name])
+
+    def _keep(self, route_name: str) -> None:
+        source = self._serving[route_name]
+        if self._kept is not None and source.bundle != self._copy(route_name):
+            self._kept.keep(route_name, self._engines[source].bundle)
 
     def _source(self, route: Route) -> _Source:
         bundle = self._in_service(route).bundle
@@ -358,8 +395,9 @@ class Engines:
     def _serve(self, source: _Source) -> None:
         """Have the routes that want them served by engines that have passed."""
         for name, wanted in self._wanted.items():
-            if wanted == source:
+            if wanted == source and self._serving[name] != source:
                 self._serving[name] = source
+                self._keep(name)
         for idle in self._engines.keys() - set(self._serving.values()):
             self._engines.pop(idle).close()
 

@@ -36,6 +36,7 @@ class StateFolder:
         self.jobs = root / "jobs"
         self.collected = root / "collected"
         self.candidates = root / "candidates"
+        self.kept = root / "kept"
         self.database = root / DATABASE
 
     def payload(self, job_id: str) -> Path:

@@ -24,10 +24,12 @@ from ldmpir_edge.scans import trial
 from ldmpir_edge.scans.memory import limit_memory
 from ldmpir_edge.serve.config import ServeConfig, load_config
 from ldmpir_edge.serve.engines import Engines
+from ldmpir_edge.serve.kept_bundles import KeptBundles
 from ldmpir_edge.serve.logs import configure_logs
 from ldmpir_edge.serve.parent_process import die_with_parent
 from ldmpir_edge.serve.promotions import Promotions
 from ldmpir_edge.serve.schedule import Latencies
+from ldmpir_edge.serve.state_folder import StateFolder
 from ldmpir_edge.serve.work import Order, outcome_to_dict, reconstruct
 
 LOOK_S = 2.0
@@ -68,6 +70,7 @@ class Worker:
                 allow_unsigned=config.allow_unsigned,
                 doors=config.doors,
                 in_service=Promotions(config.state).in_service,
+                kept=KeptBundles(StateFolder(config.state).kept),
             )
         except LdmpirError as err:
             self._send({"error": str(err)})

@@ -25,6 +25,7 @@ from ldmpir_edge.serve import engines as engines_module
 from ldmpir_edge.serve.config import Route, Source
 from ldmpir_edge.serve.engines import Engines, GoldenTest
 from ldmpir_edge.serve.families import route_families
+from ldmpir_edge.serve.kept_bundles import KeptBundles
 
 
 def write_toy(path: Path, *, answer: float = 1.0, licence: str = "Apache-2.0") -> None:
@@ -183,6 +184,40 @@ def test_what_becomes_of_a_file_in_service_costs_nothing(tmp_path: Path, fate: s
     assert served.reconstructor((1, "fp32")).engine("pointwise") is not None
     assert served.bundle.golden("pointwise").outputs
     assert engines.usable(route) == ((4, "fp32"), (1, "fp32"))
+
+
+@pytest.mark.parametrize("fate", ["broken", "gone"])
+def test_a_worker_that_starts_on_a_broken_file_serves_what_served_before(
+    tmp_path: Path, fate: str
+) -> None:
+    path = tmp_path / "toy.ldmpir"
+    write_toy(path)
+    routes = [Route(name=name, bundle=str(path), backend="onnxruntime") for name in ("a", "b")]
+    kept = KeptBundles(tmp_path / "kept")
+
+    def start() -> Engines:
+        return Engines(routes, allow_unsigned=True, doors=["dicom"], kept=kept)
+
+    digest = start().of(routes[0]).bundle.digest
+    if fate == "broken":
+        path.write_bytes(bytes(path.stat().st_size))
+    else:
+        path.unlink()
+    engines = start()
+    take_up(engines)
+    for route, told in zip(routes, engines.describe(), strict=True):
+        assert engines.usable(route) == ((4, "fp32"),)
+        assert (told["bundle_sha256"], told["bundle_origin"]) == (digest, "kept")
+        assert (told["bundle_not_taken"] is None) == (fate == "gone")
+    write_toy(path, licence="MIT")
+    take_up(engines)
+    assert {told["bundle_origin"] for told in engines.describe()} == {"configured"}
+    assert engines.of(routes[1]).bundle.manifest.model.licence == "MIT"
+    path.unlink()
+    assert start().of(routes[1]).bundle.manifest.model.licence == "MIT"
+    # Copies are bundles like others: no signature, no service.
+    with pytest.raises(BundleError, match="not signed"):
+        Engines(routes, allow_unsigned=False, doors=["dicom"], kept=kept)
 
 
 def test_a_file_that_is_away_for_a_moment_changes_nothing(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Let the data of one task count more, in trained weights, and show what that does.
+"""Let the data of some tasks count more or less, in trained weights, and show what that does.
 
-    python benchmarks/data_weight.py WEIGHTS --factor 0.4 -o weights.safetensors
+    python benchmarks/data_weight.py WEIGHTS mri=0.3 denoise/ct=0.7 -o weights.safetensors
 
 λ, which weighs the network's answer against the data, is (noise level / error)² and a least value,
 and the error is learned by what serves the mean error best. Where the data leave open whether
@@ -8,14 +8,15 @@ something faint is there, that answer is "less of it": small lesions come back d
 gives back a part. What is changed here is the noise's part.
 
 The layer that states the error is shared by all tasks. Its change is the least-squares one that
-moves the logarithm by what is wanted for this task, and by nothing for every other, over all bridge
-times and noise levels; what came of it is printed. Nothing else of the weights changes.
+moves the logarithm by what is wanted for these tasks, and by nothing for every other, over all
+bridge times and noise levels; what came of it is printed. Nothing else of the weights changes.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -47,13 +48,15 @@ def embeddings(model: LdmPir, task: Task, modality: Modality) -> torch.Tensor:
 
 
 @torch.no_grad()
-def change(model: LdmPir, task: Task, factor: float) -> dict[str, tuple[float, float]]:
-    """Multiply (noise level / error)² of `task` by `factor`, in place.
+def change(
+    model: LdmPir, factors: Mapping[tuple[Task, Modality], float]
+) -> dict[str, tuple[float, float]]:
+    """Multiply (noise level / error)² of tasks and modalities by `factors`, in place.
 
     Returns the least and the largest factor that came out, by task and modality.
     """
     seen = {pair: embeddings(model, *pair) for pair in served()}
-    wanted = {p: -0.5 * math.log(factor) if p[0] == task else 0.0 for p in seen}
+    wanted = {pair: -0.5 * math.log(factors.get(pair, 1.0)) for pair in seen}
     rows = torch.cat(list(seen.values()))
     goals = torch.cat([torch.full((len(e),), wanted[p]).double() for p, e in seen.items()])
     normal = rows.T @ rows + RIDGE * len(rows) * torch.eye(rows.shape[1]).double()
@@ -64,15 +67,31 @@ def change(model: LdmPir, task: Task, factor: float) -> dict[str, tuple[float, f
     return {name: (float(f.min()), float(f.max())) for name, f in reached.items()}
 
 
+def parse_factor(text: str) -> dict[tuple[Task, Modality], float]:
+    """Read TASK=FACTOR or TASK/MODALITY=FACTOR; without a modality it is for all of the task."""
+    name, _, factor = text.partition("=")
+    task, _, modality = name.partition("/")
+    chosen = [pair for pair in served() if pair[0] == task and modality in ("", pair[1])]
+    if not chosen or not float(factor) > 0:
+        raise ValueError(text)
+    return dict.fromkeys(chosen, float(factor))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path)
-    parser.add_argument("--task", choices=TASKS, default="mri")
-    parser.add_argument("--factor", type=float, required=True, help="of (noise level / error)²")
+    parser.add_argument(
+        "factors",
+        type=parse_factor,
+        nargs="+",
+        metavar="TASK[/MODALITY]=FACTOR",
+        help=f"of (noise level / error)²; tasks: {', '.join(TASKS)}",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     model = load_weights(args.weights)
-    for name, (least, most) in change(model, args.task, args.factor).items():
+    factors = {pair: factor for one in args.factors for pair, factor in one.items()}
+    for name, (least, most) in change(model, factors).items():
         print(f"{name:20s} (noise level / error)² times {least:.3f} to {most:.3f}")
     save_weights(model, args.output)
 

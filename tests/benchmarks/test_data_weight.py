@@ -29,11 +29,19 @@ def data_terms(model, noise_level, t):
 
 @pytest.mark.parametrize("noise_level", [3e-3, 3e-2])
 @pytest.mark.parametrize("t", [1.0, 0.01])
-def test_the_data_of_one_task_alone_count_more(noise_level, t):
+def test_the_data_of_what_is_named_alone_count_more(noise_level, t):
     model = load_weights(WEIGHTS)
     before = data_terms(model, noise_level, t)
-    data_weight.change(model, "mri", 0.4)
+    factors = data_weight.parse_factor("mri=0.4") | data_weight.parse_factor("denoise/ct=1.5")
+    data_weight.change(model, factors)
     after = data_terms(model, noise_level, t)
     for pair, term in before.items():
-        wanted = 0.4 if pair[0] == "mri" else 1.0
+        wanted = {("mri", "mr"): 0.4, ("denoise", "ct"): 1.5}.get(pair, 1.0)
         assert after[pair] / term == pytest.approx(wanted, rel=0.04), pair
+
+
+def test_a_task_without_a_modality_is_all_of_it():
+    assert data_weight.parse_factor("denoise=2") == {("denoise", "mr"): 2, ("denoise", "ct"): 2}
+    for text in ("mri/ct=2", "denoise", "scan=2", "denoise=0", "denoise=nan"):
+        with pytest.raises(ValueError, match=r".*"):
+            data_weight.parse_factor(text)

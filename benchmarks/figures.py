@@ -21,7 +21,7 @@ from quality import CASES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
-QUALITY = "quality-0.13.0.json"
+QUALITY = "quality-0.14.0.json"
 ACCELERATION = "acceleration-0.11.0.json"
 PRECISION = {
     "AVX2, 0.3.1": "precision-0.3.1.json",

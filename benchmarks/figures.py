@@ -28,7 +28,7 @@ PRECISION = {
     "Cascade Lake with VNNI, 0.3.1": "precision-0.3.1-vnni.json",
     "AMD EPYC with VNNI, 0.10.0": "precision-0.10.0.json",
 }
-SPEED = "speed-0.10.0.json"
+SPEED = "speed-0.14.0.json"
 OURS = ("ours, 1 steps", "ours, 4 steps", "ours, 8 steps")
 BASELINES = ("untreated", "classical", *OURS)
 COLOURS = {"classical": "0.65", OURS[0]: "#9ecae1", OURS[1]: "#2171b5", OURS[2]: "#08306b"}

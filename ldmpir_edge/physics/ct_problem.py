@@ -25,7 +25,7 @@ from ldmpir_edge.physics.noise import estimate_photons, line_integral_variance
 from ldmpir_edge.physics.padding import padded_size, to_planes
 from ldmpir_edge.physics.problem import HU_OFFSET, HU_SCALE, Family, Problem
 from ldmpir_edge.physics.radon import RadonOp
-from ldmpir_edge.physics.rays import ray_tables, sparse_gram
+from ldmpir_edge.physics.rays import SparseRays, ray_tables
 from ldmpir_edge.physics.rebin import rebin_to_parallel
 from ldmpir_edge.physics.toeplitz import adjoint_scale, convolution, toeplitz_tables
 from ldmpir_edge.physics.total_variation import lagged_diffusivity
@@ -123,14 +123,14 @@ def build_ct_problem(
         model.op.domain_shape,
         pixel_spacing_mm,
         # Joseph's own adjoint would fold the detectors' noise and aliasing into the image.
-        (RAMP, CONSISTENT) if model.family == "toeplitz" else (RAMP,),
+        (RAMP, CONSISTENT) if model.adjoint is None else (RAMP,),
         center_mm=model.op.center_mm,
     )
-    if consistent:
+    if model.adjoint is None:
         scale = adjoint_scale(geometry, pixel_spacing_mm) / model.norm
         b = consistent[0] * np.float32(scale)
     else:
-        b = model.op.adjoint(model.row_scale * filtered) / np.float32(model.norm)
+        b = model.adjoint(filtered) / np.float32(np.sqrt(model.norm))
     variance = line_integral_variance(line_integrals, photons) * model.row_scale**2
     gain = model.taps[0] / (model.norm * (2 * mu_water_per_mm) ** 2)
     noise_level = float(np.sqrt(gain * variance.mean(dtype=np.float64)))
@@ -218,7 +218,8 @@ def view_note(
 class _Model:
     """What depends on the scan's geometry alone; `norm` is λ, the scale of AᵀF A, in mm.
 
-    `gram` is the normal operator on `(H, W)` float32 images.
+    `gram` is the normal operator on `(H, W)` float32 images; `adjoint`, of fans, is Aᵀ r / √λ on
+    `(views, detectors)`.
     """
 
     family: Family
@@ -229,6 +230,7 @@ class _Model:
     norm: float
     tables: dict[str, NDArray[np.generic]]
     gram: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    adjoint: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None
 
 
 @lru_cache(maxsize=2)
@@ -257,12 +259,15 @@ def _prepare(
         return _Model("toeplitz", op, crop, row_scale, taps, norm, tables, gram)
     weights = view_weights(geometry.angles_rad, 2 * np.pi)[:, None] * redundancy_weights(geometry)
     row_scale = np.sqrt(weights * np.cos(geometry.fan_angles_rad)).astype(np.float32)
-    rays, norm = ray_tables(op, row_scale, taps)
+    tables, norm = ray_tables(op, row_scale, taps)
     # The norm is shared between both weights; the adjoint's table serves for both products here.
-    gram = sparse_gram(
-        rays["adjoint_index"], rays["adjoint_weight"], rays["filter"], geometry.n_views
+    products = SparseRays(
+        *(tables["adjoint_index"], tables["adjoint_weight"], tables["filter"]),
+        geometry.n_views,
+        op.domain_shape,
     )
-    return _Model("rays", op, crop, row_scale, taps, norm, rays, gram)
+    adjoint = products.adjoint
+    return _Model("rays", op, crop, row_scale, taps, norm, tables, products.gram, adjoint)
 
 
 def _is_limited(geometry: RadonGeometry) -> bool:

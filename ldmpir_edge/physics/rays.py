@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,8 +31,8 @@ def ray_tables(
       i = `forward_index` `(R, N)` int32 and f = `forward_fraction` `(R, N)` float32.
     - filter: sinogram `(views, D)` times `filter` `(D, D)`, symmetric Toeplitz.
     - adjoint: pixel = Σ_K adjoint_weight · s[adjoint_index], s the flattened sinogram with one
-      zero behind; `adjoint_index` `(P, K)` int32, `adjoint_weight` `(P, K)` float32, unused
-      entries pointing at that zero with weight 0.
+      zero behind; `adjoint_index` `(P, K)` int32, `adjoint_weight` `(P, K)` float32. Unused
+      entries have weight 0 and repeat the pixel's rays, or that zero where there is none.
 
     Both weights carry r/√λ; λ is the largest eigenvalue, so the tabulated operator's is 1.
 
@@ -56,9 +56,9 @@ def ray_tables(
         op, forward_index, forward_fraction, forward_weight
     )
     ramp = taps[lag].astype(np.float32)
-    gram = sparse_gram(adjoint_index, adjoint_weight, ramp, n_views)
+    rays = SparseRays(adjoint_index, adjoint_weight, ramp, n_views, op.domain_shape)
     norm = largest_eigenvalue(
-        lambda x: gram(x.astype(np.float32)).astype(np.float64),
+        lambda x: rays.gram(x.astype(np.float32)).astype(np.float64),
         op.domain_shape,
         N_POWER_ITERATIONS,
     )
@@ -74,30 +74,45 @@ def ray_tables(
     return tables, norm
 
 
-def sparse_gram(
-    adjoint_index: NDArray[Any],
-    adjoint_weight: NDArray[Any],
-    ramp: NDArray[Any],
-    n_views: int,
-) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """Return what the tables tabulate, for `(H, W)` float32 images, by sparse products.
+class SparseRays:
+    """What the tables tabulate, by sparse products: a fifteenth of `RadonOp`'s time, or less.
 
-    `ramp` is the table `filter`. No copy of the adjoint's tables is made.
+    No copy of the adjoint's tables is made.
+
+    Parameters
+    ----------
+    adjoint_index, adjoint_weight, ramp
+        As `ray_tables` makes them; `ramp` is the table `filter`.
+    image_shape
+        `(H, W)`.
     """
-    adjoint = _as_matrix(adjoint_index, adjoint_weight, n_views * len(ramp))
 
-    def gram(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        sinogram = (adjoint.T @ x.reshape(-1))[:-1].reshape(n_views, -1)
-        back: NDArray[np.float32] = adjoint @ np.append(sinogram @ ramp, np.float32(0))
-        return back.reshape(x.shape)
+    def __init__(
+        self,
+        adjoint_index: NDArray[Any],
+        adjoint_weight: NDArray[Any],
+        ramp: NDArray[Any],
+        n_views: int,
+        image_shape: tuple[int, int],
+    ) -> None:
+        self._matrix = _as_matrix(adjoint_index, adjoint_weight, n_views * len(ramp))
+        self._ramp, self._n_views, self._image_shape = ramp, n_views, image_shape
 
-    return gram
+    def adjoint(self, sinogram: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Apply Aᵀ r, with what the tables carry of the scale, to `(views, detectors)`."""
+        image: NDArray[np.float32] = self._matrix @ np.append(sinogram, np.float32(0))
+        return image.reshape(self._image_shape)
+
+    def gram(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Apply Aᵀ r F r A and its scale to an `(H, W)` image."""
+        sinogram = (self._matrix.T @ x.reshape(-1))[:-1].reshape(self._n_views, -1)
+        return self.adjoint(sinogram @ self._ramp)
 
 
 def _as_matrix(index: NDArray[np.int32], weight: NDArray[np.float32], n_rays: int) -> csr_array:
     """See the adjoint's tables as the sparse matrix that they are, `(P, n_rays + 1)`.
 
-    Products with it take a fifteenth of the time of `RadonOp`'s, and no copy is made.
+    No copy is made.
     """
     from scipy.sparse import csr_array  # slow to import, and needed for fan beams only
 
@@ -164,7 +179,21 @@ def _adjoint_tables(
         index[rows, slots] = first + by_pixel.indices
         weights[rows, slots] = by_pixel.data
         filled += counts
+    _repeat(index, filled)
     return index, weights
+
+
+def _repeat(index: NDArray[np.int32], filled: NDArray[np.intp]) -> None:
+    """Have the unused entries of each row repeat the used ones, in place.
+
+    Products that scatter would wait for one another at a ray that all of them share: a third of the
+    entries are unused, and took three quarters of the time.
+    """
+    n_block = max(1, BLOCK_SIZE // index.shape[1])
+    for first in range(0, len(index), n_block):
+        part = slice(first, first + n_block)
+        places = np.arange(index.shape[1]) % np.maximum(filled[part, None], 1)
+        index[part] = np.take_along_axis(index[part], places, axis=1)
 
 
 def _entries(

@@ -8,7 +8,7 @@ from ldmpir_edge.physics.fbp import convolve_detectors, ramp_kernel
 from ldmpir_edge.physics.geometry import RadonGeometry
 from ldmpir_edge.physics.normal import gram_rays
 from ldmpir_edge.physics.radon import RadonOp
-from ldmpir_edge.physics.rays import _as_matrix, ray_tables, sparse_gram
+from ldmpir_edge.physics.rays import SparseRays, _as_matrix, ray_tables
 
 SCANS = {
     "flat": RadonGeometry(
@@ -49,11 +49,16 @@ def test_gathering_equals_projecting(name, rng):
     result = gram_rays(images.astype(np.float32), tables)
     np.testing.assert_allclose(result, expected, atol=2e-5 * np.abs(expected).max())
     torch_tables = {key: torch.from_numpy(value) for key, value in tables.items()}
-    sparse = sparse_gram(
-        tables["adjoint_index"], tables["adjoint_weight"], tables["filter"], op.range_shape[0]
+    sparse = SparseRays(
+        *(tables["adjoint_index"], tables["adjoint_weight"], tables["filter"]),
+        op.range_shape[0],
+        op.domain_shape,
     )
-    by_products = sparse(images[0, 0].astype(np.float32))
+    by_products = sparse.gram(images[0, 0].astype(np.float32))
     np.testing.assert_allclose(by_products, expected[0, 0], atol=2e-5 * np.abs(expected).max())
+    back = sparse.adjoint(sinograms[0, 0].astype(np.float32))
+    projected = op.adjoint(row_scale * sinograms)[0, 0] / np.sqrt(norm)
+    np.testing.assert_allclose(back, projected, atol=2e-5 * np.abs(projected).max())
     in_torch = gram_rays(torch.from_numpy(images.astype(np.float32)), torch_tables)
     np.testing.assert_allclose(in_torch.numpy(), expected, atol=2e-5 * np.abs(expected).max())
 
@@ -89,7 +94,20 @@ def test_tables_stay_within_their_arrays(name, rng):
     assert tables["forward_index"].max() + 1 < length
     assert tables["forward_fraction"].min() >= 0
     assert tables["forward_fraction"].max() <= 1
-    unused = tables["adjoint_index"] == n_rays
+    assert tables["adjoint_index"].min() >= 0
     assert tables["adjoint_index"].max() <= n_rays
-    assert not tables["adjoint_weight"][unused].any()
-    assert (tables["adjoint_weight"][~unused] > 0).all()
+    assert tables["adjoint_weight"].min() >= 0
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_unused_entries_repeat_the_pixel_s_own_rays(name, rng):
+    """Were they all of one ray, products that scatter would wait for one another there."""
+    op, _, _, tables, _ = tables_of(name, rng)
+    n_rays = op.range_shape[0] * op.range_shape[1]
+    rows = zip(tables["adjoint_index"], tables["adjoint_weight"], strict=True)
+    for index, weight in rows:
+        used = index[weight > 0]
+        assert len(np.unique(used)) == len(used)
+        assert set(index[weight == 0]) <= (set(used) if used.size else {n_rays})
+    counts = np.bincount(tables["adjoint_index"].reshape(-1), minlength=n_rays + 1)
+    assert counts[-1] % tables["adjoint_index"].shape[1] == 0

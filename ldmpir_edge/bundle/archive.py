@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -115,23 +116,21 @@ class Archive:
         BundleError
             It cannot be read any more.
         """
-        try:
-            self._held = self.path.read_bytes()
-        except OSError as err:
-            raise BundleError(f"cannot read bundle {self.path}: {err.strerror}") from err
+        self._held = self._whole()
 
     def save(self, target: Path) -> None:
-        """Write what `hold` has read, as it was.
+        """Write a copy of the file, as it is held if it is.
 
         Raises
         ------
+        BundleError
+            It cannot be read any more.
         OutputError
             `target` cannot be written.
         """
-        if self._held is None:
-            self.hold()
+        data = self._held or self._whole()
         with atomic_file(target) as temporary:
-            temporary.write_bytes(self._held or b"")
+            temporary.write_bytes(data)
 
     def verify_all(self) -> None:
         """Check the hash of every entry.
@@ -145,11 +144,20 @@ class Archive:
             self.read(name)
 
     def _read_structure(self) -> tuple[StoredEntry, ...]:
-        try:
+        with self._read_errors():
             if not self.path.is_file():
                 raise BundleError(f"bundle {self.path} is not a file; give the path of a .ldmpir")
             with self.path.open("rb") as file:
                 return self._parse_structure(file)
+
+    def _whole(self) -> bytes:
+        with self._read_errors():
+            return self.path.read_bytes()
+
+    @contextmanager
+    def _read_errors(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as err:
             raise BundleError(f"cannot read bundle {self.path}: {err.strerror}") from err
 
@@ -182,11 +190,8 @@ class Archive:
         if self._held is not None:
             data = self._held[entry.data_offset : entry.data_offset + entry.size]
         else:
-            try:
-                with self.path.open("rb") as file:
-                    data = _at(file, entry.data_offset, entry.size)
-            except OSError as err:
-                raise BundleError(f"cannot read bundle {self.path}: {err.strerror}") from err
+            with self._read_errors(), self.path.open("rb") as file:
+                data = _at(file, entry.data_offset, entry.size)
         if len(data) != entry.size or zlib.crc32(data) != entry.crc32:
             raise self._tampered(f"entry {name} does not match its checksum")
         return data

@@ -134,10 +134,12 @@ class Bundle:
         self._archive.verify_all()
 
     def save(self, target: Path) -> None:
-        """Write a copy of the file as it is held.
+        """Write a copy of the file, as it is held if it is.
 
         Raises
         ------
+        BundleError
+            It cannot be read any more.
         OutputError
             `target` cannot be written.
         """

@@ -227,11 +227,13 @@ class _Attempt:
         header = replace(reconstructor.header(scan, task=task, factor=factor), stem=IMAGE)
         self._notes.update(dict.fromkeys(header.notes))
         result, formats = Path(self._order.attempt) / RESULT, self._order.formats
+        # A PACS or the client has DICOM or nothing; the others are beside it.
+        optional = [name for name in formats if name != "dicom"]
         make_folder(result)
         stream = reconstructor.stream(scan, task=task, factor=factor, withhold=withhold)
         with (
             closing(stream) as slices,
-            open_outputs(header, result, formats, self._optional()) as outputs,
+            open_outputs(header, result, formats, optional) as outputs,
             self._reply(scan, header) as reply,
         ):
             self._notes.update(dict.fromkeys(outputs.left_out))
@@ -249,10 +251,6 @@ class _Attempt:
         if (cost := self._cost(reconstructor, outputs)) is not None:
             self._latencies.record(digest, variant, size, cost)
         return self._outcome(scan, size, variant, reconstructor, outputs)
-
-    def _optional(self) -> tuple[str, ...]:
-        """Name the formats that no target nor client waits for."""
-        return tuple(name for name in self._order.formats if name != "dicom")
 
     @contextmanager
     def _reply(

@@ -17,7 +17,7 @@ from ldmpir_edge.errors import ScanDataError
 from ldmpir_edge.models.ldmpir import LdmPir
 from ldmpir_edge.models.sampler import sample
 from ldmpir_edge.physics.normal import batch_of_one
-from ldmpir_edge.physics.problem import Family, Modality, Task
+from ldmpir_edge.physics.problem import SIZE_MULTIPLE, Family, Modality, Task
 from ldmpir_edge.training.acquisitions import FINER, SIMULATORS, Example, on_grid
 from ldmpir_edge.training.augment import (
     AIR,
@@ -38,9 +38,6 @@ P_NATIVE = 0.65
 P_SHORTER = 0.75
 """Share of the MR images not resampled that lose the outer part of k-space, which may be zero; of
 those to super-resolve it is all."""
-SIDE_MULTIPLE = 16
-"""Pixels of which the side of what such an image is seen in is a multiple. A border of zeros round
-it would be learned, too: that background without signal has no noise, either."""
 P_DISCS = 0.5
 """Share of the images that get discs."""
 DISC_HU = 400.0
@@ -185,12 +182,15 @@ class SimulatedScans(Dataset[TrainingItem]):
             is_mr = stack.modality == "mr"
             # Who asks for a finer grid wants what it can hold, not an empty top of the spectrum.
             is_full = is_mr and task == "super-resolve"
-            view, side = native_view if is_full or rng.random() < P_NATIVE else random_view, size
+            view = native_view if is_full or rng.random() < P_NATIVE else random_view
+            side = size
             # Resampling would only enlarge it again.
             if view is native_view and is_mr and (is_full or rng.random() < P_SHORTER):
                 raw = square_part(shorter_kspace(raw, rng), rng)
-                fitting = len(raw) // SIDE_MULTIPLE * SIDE_MULTIPLE
-                side = min(size, max(fitting, SIDE_MULTIPLE))
+                # A border of zeros round it would be learned, too: that background without signal
+                # has no noise, either.
+                fitting = len(raw) // SIZE_MULTIPLE * SIZE_MULTIPLE
+                side = min(size, max(fitting, SIZE_MULTIPLE))
             image = above_air(view, raw, stack.modality, side, rng)
             if is_mr:
                 image = random_contrast(image, rng)

@@ -68,7 +68,7 @@ class MrdServer:
         self._socket = listen(door.listen)
         self._lock = threading.Lock()
         self._connections: dict[socket.socket, threading.Thread] = {}
-        self._waiting: dict[socket.socket, None] = {}  # for their images, the longest first
+        self._waiting: dict[_Line, None] = {}  # for their images, the longest first
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._accept, name="ldmpir-mrd", daemon=True)
 
@@ -134,10 +134,9 @@ class MrdServer:
         if len(self._connections) < MAX_CONNECTIONS:
             return True
         for line in self._waiting:
-            if _hung_up(line, getattr(select, "POLLRDHUP", 0)):  # Linux alone tells
+            if line.has_hung_up(getattr(select, "POLLRDHUP", 0)):  # Linux alone tells
                 del self._waiting[line]
-                with suppress(OSError):
-                    line.shutdown(socket.SHUT_RDWR)
+                line.cut()
                 return True
         return False
 
@@ -153,7 +152,7 @@ class MrdServer:
                 line.settimeout(IDLE_S)
                 with suppress(OSError):
                     _keep_alive(line)
-                self._converse(_Line(line), line)
+                self._converse(_Line(line))
         except EOFError:
             pass  # the client has gone; what it sent whole is in the queue
         except OSError as err:
@@ -180,7 +179,7 @@ class MrdServer:
             raise EOFError from err
         return line
 
-    def _converse(self, line: _Line, connection: socket.socket) -> None:
+    def _converse(self, line: _Line) -> None:
         try:
             job_id = receive_scan(line.read, self._appliance.intake)
         except (LdmpirError, OSError, sqlite3.Error) as err:
@@ -190,27 +189,27 @@ class MrdServer:
             line.linger()
             return
         if job_id is not None:
-            job = self._wait(job_id, connection)
+            job = self._wait(job_id, line)
             if job is None:
                 return
             self._answer(line, job)
         line.send(close_message())
         line.linger()
 
-    def _wait(self, job_id: str, connection: socket.socket) -> Job | None:
+    def _wait(self, job_id: str, line: _Line) -> Job | None:
         """Wait until a job has ended; None where the appliance stops or the client goes before."""
         with self._lock:
-            self._waiting[connection] = None
+            self._waiting[line] = None
         try:
             with self._appliance.notices.of(job_id) as wait:
-                while not self._stopping.is_set() and not _hung_up(connection):
+                while not self._stopping.is_set() and not line.has_hung_up():
                     job = self._appliance.queue.get(job_id)
                     if job is None or job.finished is not None:
                         return job
                     wait(LOOK_S)
         finally:
             with self._lock:
-                self._waiting.pop(connection, None)
+                self._waiting.pop(line, None)
         return None
 
     def _answer(self, line: _Line, job: Job) -> None:
@@ -221,16 +220,6 @@ class MrdServer:
         if job.reason is not None:
             line.send(text_message(f"the classical image is delivered: {job.reason}"))
         line.send_file(path)
-
-
-def _hung_up(line: socket.socket, also: int = 0) -> bool:
-    """Say whether a connection has ended in both directions, or seen what `also` names."""
-    poll = select.poll()
-    try:
-        poll.register(line, also)
-    except ValueError:  # closed here
-        return True
-    return bool(poll.poll(0))
 
 
 def _keep_alive(line: socket.socket) -> None:
@@ -284,6 +273,20 @@ class _Line:
         with path.open("rb") as stream:
             while data := stream.read(_CHUNK):
                 self.send(data)
+
+    def has_hung_up(self, also: int = 0) -> bool:
+        """Say whether it has ended in both directions, or has seen what `also` names."""
+        poll = select.poll()
+        try:
+            poll.register(self._line, also)
+        except ValueError:  # closed here
+            return True
+        return bool(poll.poll(0))
+
+    def cut(self) -> None:
+        """End it in both directions."""
+        with suppress(OSError):
+            self._line.shutdown(socket.SHUT_RDWR)
 
     def linger(self) -> None:
         """Say that nothing follows, and read what is still being sent, within limits.
